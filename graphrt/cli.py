@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console script: ``graphrt info | demo | generate``.
+
+Each verb's module has ``main(args: argparse.Namespace) -> int`` and is imported when its verb runs.
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. A failure is one sentence on
+stderr; ``--debug`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphrt._version import __version__
+from graphrt.errors import ConfigError, GraphrtError
+
+_MODULES = {
+    "info": "graphrt.info",
+    "demo": "graphrt.demo",
+    "generate": "graphrt.models.cli",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: the process's own) and return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = importlib.import_module(_MODULES[args.verb]).main(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, head or a pager, has closed its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # whatever failed, a person gets a sentence
+        if args.debug:
+            raise
+        print(f"graphrt {args.verb}: {_describe(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs; parsing imports nothing a verb needs."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+    parser = argparse.ArgumentParser(
+        prog="graphrt", description="Decode runtime for Mamba-2 replay caches."
+    )
+    parser.add_argument("--version", action="version", version=f"graphrt {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    info = verbs.add_parser(
+        "info", parents=[common], help="print versions, GPU, PDL, and what will be used and why"
+    )
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+    demo = verbs.add_parser(
+        "demo", parents=[common], help="decode a few prompts with the model in the package"
+    )
+    demo.add_argument("--json", action="store_true", help="print the summary and texts as JSON")
+    _add_decoding(demo)
+
+    generate = verbs.add_parser(
+        "generate", parents=[common], help="continue prompts, greedily and speculatively"
+    )
+    generate.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="Mamba-2 as Hugging Face stores it: config.json, *.safetensors, tokenizer.json "
+        "(default: the model in the package)",
+    )
+    generate.add_argument(
+        "--prompt",
+        type=_prompt,
+        action="append",
+        required=True,
+        dest="prompts",
+        metavar="TEXT",
+        help="text to continue; repeat it to decode a batch",
+    )
+    _add_decoding(generate)
+    return parser
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--new-tokens", type=_positive, metavar="N", help="tokens to add to each prompt"
+    )
+    parser.add_argument(
+        "--tokens", type=_positive, metavar="T", help="tokens per launch: 1 confirmed + drafts"
+    )
+    parser.add_argument(
+        "--window", type=_positive, metavar="W", help="history tokens a slot may hold, W ≥ T"
+    )
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu (default: cuda where there is one)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number ≥ 1")
+    return int(text)
+
+
+def _prompt(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("empty: there must be text to go on from")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that Python could not read come as lone surrogates
+        raise argparse.ArgumentTypeError(f"{text!r}: must be UTF-8") from None
+    return text
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, (GraphrtError, OSError)):
+        return " ".join(str(error).split())
+    return (
+        f"{type(error).__name__}: {' '.join(str(error).split())}; --debug shows where it came from"
+    )

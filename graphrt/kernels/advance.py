@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""advance: once a launch, commit the accepted counts and decide what this launch does.
+
+Also ``accept``, the scatter by which a step writes the counts it has verified on the device.
+The rule is `graphrt.ring.advance`, for every row at once.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.tensors import Cursors
+
+_ROWS_PER_PROGRAM = 128
+
+
+@triton.jit(do_not_specialize=["rows", "slots"])
+def _advance_kernel(
+    # pointers
+    slot_ids_ptr,
+    held_ptr,
+    ring_start_ptr,
+    conv_pos_ptr,
+    flushed_ptr,
+    last_tokens_ptr,
+    rand_seed_ptr,
+    accepted_ptr,
+    clamped_ptr,
+    # sizes
+    rows,
+    slots,
+    # constants
+    T: tl.constexpr,
+    WINDOW: tl.constexpr,
+    RING_ROWS: tl.constexpr,
+    CONV_RING_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
+    live = slot >= 0
+
+    accepted = tl.load(accepted_ptr + slot, mask=live, other=0)
+    last_tokens = tl.load(last_tokens_ptr + slot, mask=live, other=0)
+    held = tl.load(held_ptr + slot, mask=live, other=0)
+    ring_start = tl.load(ring_start_ptr + slot, mask=live, other=0)
+    conv_pos = tl.load(conv_pos_ptr + slot, mask=live, other=0)
+    flushed = tl.load(flushed_ptr + slot, mask=live, other=0) != 0
+    seed = tl.load(rand_seed_ptr + slot, mask=live, other=0)
+
+    kept = tl.minimum(tl.maximum(accepted, 0), last_tokens)
+    broken = live & (kept != accepted)
+    tl.store(clamped_ptr + slot, accepted, mask=broken)
+    tl.store(clamped_ptr + slots + row * 0, 1, mask=broken)
+
+    ring_start = tl.where(flushed, (ring_start + held) % RING_ROWS, ring_start)
+    held = tl.where(flushed, kept, held + kept)
+    tl.store(accepted_ptr + slot, 0, mask=live)
+    tl.store(last_tokens_ptr + slot, T, mask=live)
+    tl.store(held_ptr + slot, held, mask=live)
+    tl.store(ring_start_ptr + slot, ring_start, mask=live)
+    tl.store(conv_pos_ptr + slot, (conv_pos + kept) % CONV_RING_ROWS, mask=live)
+    tl.store(flushed_ptr + slot, (held + T > WINDOW).to(tl.int32), mask=live)
+    tl.store(rand_seed_ptr + slot, seed + 1, mask=live)
+
+
+def advance(
+    slot_ids: Tensor, cursors: Cursors, *, tokens: int, window: int, ring_rows: int, conv_rows: int
+) -> Compiled:
+    """Commit ``cursors.accepted`` for the slots of this launch; mutates every cursor.
+
+    slot_ids: (rows,) int32, -1 is padding and touches nothing. ``accepted`` is read, clamped to
+    0 … last T (``clamped`` tells the host) and reset to 0, so a forgotten write commits nothing.
+    """
+    rows = slot_ids.shape[0]
+    return _advance_kernel[(triton.cdiv(rows, _ROWS_PER_PROGRAM),)](
+        slot_ids,
+        cursors.held,
+        cursors.ring_start,
+        cursors.conv_pos,
+        cursors.flushed,
+        cursors.last_tokens,
+        cursors.rand_seed,
+        cursors.accepted,
+        cursors.clamped,
+        rows,
+        cursors.held.shape[0],
+        T=tokens,
+        WINDOW=window,
+        RING_ROWS=ring_rows,
+        CONV_RING_ROWS=conv_rows,
+        BLOCK=_ROWS_PER_PROGRAM,
+        num_warps=4,
+    )
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _accept_kernel(slot_ids_ptr, counts_ptr, accepted_ptr, rows, BLOCK: tl.constexpr):
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
+    count = tl.load(counts_ptr + row, mask=row < rows, other=0)
+    tl.store(accepted_ptr + slot, count, mask=slot >= 0)
+
+
+def accept(slot_ids: Tensor, counts: Tensor, accepted: Tensor) -> Compiled:
+    """Write ``accepted[slot_ids[row]] = counts[row]`` for every live row. counts: (rows,) int32."""
+    rows = slot_ids.shape[0]
+    return _accept_kernel[(triton.cdiv(rows, _ROWS_PER_PROGRAM),)](
+        slot_ids, counts, accepted, rows, BLOCK=_ROWS_PER_PROGRAM, num_warps=4
+    )

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chain: the order of the stages, their PDL links, and which backend runs them.
+
+    advance                                       once a launch
+    conv1d → precompute → state update            per layer; each arrow can be a PDL link
+
+On CUDA the stages are Triton kernels, on the CPU their PyTorch twins (and the kernels themselves
+under Triton's interpreter, which is how machines without a GPU test them).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+from torch import Tensor
+
+from graphrt.errors import ConfigError, sentence
+from graphrt.kernels import advance as advance_kernels
+from graphrt.kernels import reference
+from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.conv1d import conv1d
+from graphrt.kernels.pdl import usable_links
+from graphrt.kernels.precompute import precompute
+from graphrt.kernels.state_update import state_update
+from graphrt.kernels.tensors import LayerInputs, LayerWeights
+from graphrt.kernels.tuning import lookup
+
+if TYPE_CHECKING:
+    from graphrt.cache import ReplayCache
+
+
+class BoundChain:
+    """The chain over one cache, bound to a bucket of rows, T tokens and their ``slot_ids``.
+
+    rows: the bucket. tokens: T. slot_ids: (rows,) int32 on the cache's device, -1 is padding; read
+    by every stage when it runs. Every method enqueues on the current stream, allocates nothing, is
+    safe under capture, and returns nothing. ``compiled`` collects the Triton kernels launched so
+    far: whoever captures the chain must keep them alive.
+    """
+
+    def __init__(self, cache: ReplayCache, slot_ids: Tensor, tokens: int) -> None:
+        """Bind ``cache``; nothing is launched. Raises ConfigError for more than it has room for."""
+        config = cache.config
+        for what, got, most in (
+            ("rows", len(slot_ids), config.buckets[-1]),
+            ("tokens", tokens, config.tokens),
+        ):
+            if not 1 <= got <= most:
+                raise ConfigError(
+                    sentence(what, got, f"the scratch has room for 1 … {most}", "configure more")
+                )
+        self.rows = slot_ids.shape[0]
+        self.tokens = tokens
+        self.slot_ids = slot_ids
+        self.compiled: set[Compiled] = set()
+        self._cache = cache
+        self._config = config
+        self._layers = [cache.layer(layer) for layer in range(config.layers)]
+        self._scratch = cache.scratch(self.rows, tokens)
+        self._links = usable_links(config.pdl, config.device)
+        self._launch = lookup(config.shape, self.rows)
+        self._stochastic = config.rounding == "stochastic"
+        self._use_kernels = runs_kernels(config.device)
+
+    def advance(self) -> None:
+        """Commit the accepted counts of the slots' last launches; once a launch, before layers."""
+        config = self._config
+        run = advance_kernels.advance if self._use_kernels else reference.advance_reference
+        self._keep(
+            run(
+                self.slot_ids,
+                self._cache.cursors,
+                tokens=self.tokens,
+                window=config.window,
+                ring_rows=config.ring_rows,
+                conv_rows=config.conv_ring_rows,
+            )
+        )
+
+    def accept(self, counts: Tensor) -> None:
+        """Write ``accepted[slot_ids[row]] = counts[row]`` for the live among the first rows.
+
+        counts: (n,) int32 contiguous, n ≤ rows, on the cache's device.
+        """
+        if counts.ndim != 1 or len(counts) > self.rows or counts.dtype != torch.int32:
+            raise ConfigError(
+                sentence(
+                    "counts",
+                    f"{counts.dtype} {tuple(counts.shape)}",
+                    f"must be int32 of one dimension, at most {self.rows} long",
+                    "pass one count a row of the bucket",
+                )
+            )
+        accepted = self._cache.cursors.accepted
+        self._keep(accept_counts(self.slot_ids[: len(counts)], counts, accepted))
+
+    def layer(self, layer: int, inputs: LayerInputs, weights: LayerWeights, out: Tensor) -> None:
+        """Run one layer: conv1d, precompute, state update.
+
+        out: (rows, T, H, P) activation dtype, any strides, overwritten in every row (zeros in
+        padding). Mutates the layer's cache and the scratch. Raises ConfigError for a wrong shape
+        or dtype before anything is launched.
+        """
+        self._check(layer, inputs, weights, out)
+        cache, cursors, scratch = self._layers[layer], self._cache.cursors, self._scratch
+        shape, window, slot_ids = self._config.shape, self._config.window, self.slot_ids
+        if not self._use_kernels:
+            stage = (inputs, weights, cache, cursors, slot_ids, scratch)
+            reference.conv1d_reference(*stage)
+            reference.precompute_reference(*stage, shape=shape, window=window)
+            reference.state_update_reference(
+                *stage, out, shape=shape, window=window, stochastic=self._stochastic
+            )
+            return
+        stage = (inputs, weights, cache, cursors, slot_ids, scratch)
+        launch, links = self._launch, self._links
+        self._keep(conv1d(*stage, signal=links.precompute, launch=launch.conv1d))
+        self._keep(
+            precompute(*stage, shape=shape, window=window, links=links, launch=launch.precompute)
+        )
+        self._keep(
+            state_update(
+                *stage,
+                out,
+                shape=shape,
+                window=window,
+                stochastic=self._stochastic,
+                links=links,
+                launch=launch.state_update,
+            )
+        )
+
+    def _keep(self, compiled: Compiled) -> None:
+        if compiled is not None:
+            self.compiled.add(compiled)
+
+    def _check(self, layer: int, inputs: LayerInputs, weights: LayerWeights, out: Tensor) -> None:
+        shape, act = self._config.shape, (self._config.activation_dtype,)
+        weight = (*act, torch.float32)
+        rows, tokens, heads = self.rows, self.tokens, shape.heads
+        if not 0 <= layer < len(self._layers):
+            self._cache.layer(layer)  # raises, naming the rule
+        _check_tensor("xbc", inputs.xbc, (rows, tokens, shape.conv_dim), act)
+        _check_tensor("dt", inputs.dt, (rows, tokens, heads), weight)
+        _check_tensor("z", inputs.z, (rows, tokens, heads, shape.head_dim), act)
+        _check_tensor("out", out, (rows, tokens, heads, shape.head_dim), act)
+        taps = (shape.conv_dim, shape.conv_width)
+        _check_tensor("conv_weight", weights.conv_weight, taps, weight)
+        _check_vector("conv_bias", weights.conv_bias, shape.conv_dim, weight)
+        _check_vector("A", weights.A, heads, (torch.float32,))
+        _check_vector("dt_bias", weights.dt_bias, heads, weight)
+        _check_vector("D", weights.D, heads, weight)
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """Return whether the chain runs as Triton kernels on ``device``, and not as their twins."""
+    return device.type == "cuda" or bool(triton.knobs.runtime.interpret)
+
+
+def accept_counts(slots: Tensor, counts: Tensor, accepted: Tensor) -> Compiled:
+    """Write ``accepted[slots[i]] = counts[i]`` where ``slots[i]`` is not -1; all int32."""
+    kernels = runs_kernels(accepted.device)
+    run = advance_kernels.accept if kernels else reference.accept_reference
+    return run(slots, counts, accepted)
+
+
+def _check_vector(
+    name: str, tensor: Tensor | None, length: int, dtypes: tuple[torch.dtype, ...]
+) -> None:
+    _check_tensor(name, tensor, (length,), dtypes)
+    if tensor is not None and length > 1 and tensor.stride(0) != 1:
+        raise ConfigError(
+            sentence(f"{name}.stride()", tensor.stride(), "must be contiguous", "copy it once")
+        )
+
+
+def _check_tensor(
+    name: str, tensor: Tensor | None, dims: tuple[int, ...], dtypes: tuple[torch.dtype, ...]
+) -> None:
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != dims:
+        raise ConfigError(
+            sentence(f"{name}.shape", tuple(tensor.shape), f"must be {dims}", "see LayerInputs")
+        )
+    if tensor.dtype not in dtypes:
+        names = " or ".join(str(dtype) for dtype in dtypes)
+        raise ConfigError(
+            sentence(f"{name}.dtype", tensor.dtype, f"must be {names}", "cast it before the chain")
+        )

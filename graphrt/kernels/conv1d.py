@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""conv1d: depthwise causal convolution over the launch's T tokens, then SiLU.
+
+The convolution's history lies in ``conv_ring`` and is read at the committed ``conv_pos``: rejected
+tokens are rolled back by the same counter as the state, without a copy.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.pdl import signal_consumer
+from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.tuning import Conv1dLaunch
+
+
+@triton.jit
+def _conv1d_kernel(
+    # pointers
+    xbc_ptr,
+    weight_ptr,
+    bias_ptr,
+    conv_ring_ptr,
+    conv_out_ptr,
+    slot_ids_ptr,
+    conv_pos_ptr,
+    # strides, in elements
+    stride_xbc_row,
+    stride_xbc_token,
+    stride_xbc_channel,
+    stride_weight_channel,
+    stride_weight_tap,
+    stride_ring_slot,
+    stride_ring_row,
+    stride_out_row,
+    stride_out_token,
+    # constants
+    CHANNELS: tl.constexpr,
+    T: tl.constexpr,
+    WIDTH: tl.constexpr,
+    RING_ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    SIGNAL: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    signal_consumer(SIGNAL)
+    row = tl.program_id(1).to(tl.int64)
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    token = tl.arange(0, BLOCK_T)
+    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
+    live = slot >= 0
+    conv_pos = tl.load(conv_pos_ptr + slot, mask=live, other=0)
+
+    mask_channel = (channel < CHANNELS) & live
+    mask = (token < T)[:, None] & mask_channel[None, :]
+    xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel[None, :] * stride_xbc_channel
+    ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel[None, :]
+
+    total = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + channel, mask=mask_channel, other=0.0).to(tl.float32)[None, :]
+    for tap in tl.static_range(WIDTH):
+        index = token + (tap - (WIDTH - 1))  # of this launch; negative is history
+        ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
+        weight = tl.load(
+            weight_ptr + channel * stride_weight_channel + tap * stride_weight_tap,
+            mask=mask_channel,
+            other=0.0,
+        ).to(tl.float32)
+        new = tl.load(
+            xbc_ptrs + index[:, None] * stride_xbc_token,
+            mask=mask & (index >= 0)[:, None],
+            other=0.0,
+        )
+        if tap < WIDTH - 1:
+            history = tl.load(
+                ring_ptrs + ring_row[:, None] * stride_ring_row,
+                mask=mask & (index < 0)[:, None],
+                other=0.0,
+            )
+            total += (new.to(tl.float32) + history.to(tl.float32)) * weight[None, :]
+        else:
+            total += new.to(tl.float32) * weight[None, :]
+            tl.store(ring_ptrs + ring_row[:, None] * stride_ring_row, new, mask=mask)
+
+    activated = tl.where(live, total / (1.0 + tl.exp(-total)), 0.0)
+    tl.store(
+        conv_out_ptr + row * stride_out_row + token[:, None] * stride_out_token + channel[None, :],
+        activated.to(conv_out_ptr.dtype.element_ty),
+        mask=(token < T)[:, None] & (channel < CHANNELS)[None, :],
+    )
+
+
+def conv1d(
+    inputs: LayerInputs,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cursors: Cursors,
+    slot_ids: Tensor,
+    scratch: Scratch,
+    *,
+    signal: bool,
+    launch: Conv1dLaunch,
+) -> Compiled:
+    """Write ``scratch.conv_out``; append the raw inputs to ``cache.conv_ring``.
+
+    Launched normally, so that everything before it has completed; ``signal`` says that precompute
+    is linked to it. Padding rows give zeros and touch no cache.
+    """
+    rows, tokens, channels = inputs.xbc.shape
+    grid = (triton.cdiv(channels, launch.block_channels), rows)
+    return _conv1d_kernel[grid](
+        inputs.xbc,
+        weights.conv_weight,
+        weights.conv_bias,
+        cache.conv_ring,
+        scratch.conv_out,
+        slot_ids,
+        cursors.conv_pos,
+        *inputs.xbc.stride(),
+        *weights.conv_weight.stride(),
+        cache.conv_ring.stride(0),
+        cache.conv_ring.stride(1),
+        scratch.conv_out.stride(0),
+        scratch.conv_out.stride(1),
+        CHANNELS=channels,
+        T=tokens,
+        WIDTH=weights.conv_weight.shape[1],
+        RING_ROWS=cache.conv_ring.shape[1],
+        HAS_BIAS=weights.conv_bias is not None,
+        SIGNAL=signal,
+        BLOCK_T=triton.next_power_of_2(tokens),
+        BLOCK_C=launch.block_channels,
+        num_warps=launch.num_warps,
+    )

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""precompute: everything small that the state update needs, for every (row, head).
+
+dt and the decays, and the causal matrix over history and new tokens
+
+    causal[t, j] = exp(cum_t - cum_j) * dt_j * (C_t . B_j)
+
+so that the state update's output is two products and no intermediate state. A program handles
+several heads of one group, which share their C·B products; all that needs dt alone is done before
+the wait. Sums of A·dt are taken over exactly the tokens between j and t, never as a difference of
+two long sums, so a far history costs no digits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from graphrt.config import ChainShape, PdlLinks
+from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.dot import dot
+from graphrt.kernels.pdl import signal_consumer, wait_for_producer
+from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.tuning import PrecomputeLaunch
+
+_MIN_DOT = 16
+_SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
+
+
+@triton.jit
+def softplus(value):
+    """Return log(1 + exp(value)) in fp32, which is value itself above the threshold.
+
+    The quotient undoes the rounding of 1 + exp(value), as a log1p does (Goldberg, 1991, theorem 4).
+    """
+    power = tl.exp(tl.minimum(value, _SOFTPLUS_THRESHOLD))
+    plus_one = 1.0 + power
+    small = tl.where(plus_one == 1.0, power, tl.log(plus_one) * (power / (plus_one - 1.0)))
+    return tl.where(value > _SOFTPLUS_THRESHOLD, value, small)
+
+
+@triton.jit
+def _precompute_kernel(
+    # pointers
+    conv_out_ptr,
+    dt_ptr,
+    A_ptr,
+    dt_bias_ptr,
+    b_ring_ptr,
+    dt_ring_ptr,
+    causal_ptr,
+    decay_ptr,
+    slot_ids_ptr,
+    held_ptr,
+    ring_start_ptr,
+    # strides, in elements
+    stride_conv_row,
+    stride_conv_token,
+    stride_dt_row,
+    stride_dt_token,
+    stride_dt_head,
+    stride_b_slot,
+    stride_b_group,
+    stride_dt_ring_slot,
+    stride_causal_row,
+    stride_causal_head,
+    stride_causal_token,
+    stride_decay_row,
+    stride_decay_head,
+    # limits
+    dt_min,
+    dt_max,
+    # constants
+    H: tl.constexpr,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    G: tl.constexpr,
+    T: tl.constexpr,
+    WINDOW: tl.constexpr,
+    RING_ROWS: tl.constexpr,
+    HAS_DT_BIAS: tl.constexpr,
+    WAIT: tl.constexpr,
+    SIGNAL: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    signal_consumer(SIGNAL)
+    HEADS_PER_GROUP: tl.constexpr = H // G
+    CHUNKS: tl.constexpr = (HEADS_PER_GROUP + BLOCK_H - 1) // BLOCK_H
+    row = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(0) // CHUNKS
+    chunk = tl.program_id(0) % CHUNKS
+    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
+    live = slot >= 0
+    held = tl.load(held_ptr + slot, mask=live, other=0)
+    ring_start = tl.load(ring_start_ptr + slot, mask=live, other=0)
+
+    in_group = chunk * BLOCK_H + tl.arange(0, BLOCK_H)
+    head = group * HEADS_PER_GROUP + in_group
+    token = tl.arange(0, BLOCK_T)
+    past = tl.arange(0, BLOCK_W)
+    n = tl.arange(0, BLOCK_N)
+    is_head = in_group < HEADS_PER_GROUP
+    is_new = (token < T) & live
+    is_past = past < held  # held is 0 in padding rows
+    past_row = (ring_start + past) % RING_ROWS
+    new_row = (ring_start + held + token) % RING_ROWS
+
+    b_ring_ptrs = b_ring_ptr + slot * stride_b_slot + group * stride_b_group + n[None, :]
+    b_past = tl.load(
+        b_ring_ptrs + past_row[:, None] * N,
+        mask=is_past[:, None] & (n < N)[None, :],
+        other=0.0,
+    )  # [BLOCK_W, BLOCK_N]
+    a = tl.load(A_ptr + head, mask=is_head, other=0.0)[:, None]
+    dt_ring_ptrs = dt_ring_ptr + slot * stride_dt_ring_slot + head[:, None] * RING_ROWS
+    dt_past = tl.load(
+        dt_ring_ptrs + past_row[None, :], mask=is_head[:, None] & is_past[None, :], other=0.0
+    )  # [BLOCK_H, BLOCK_W]
+    dt_after = tl.load(
+        dt_ring_ptrs + ((past_row + 1) % RING_ROWS)[None, :],
+        mask=is_head[:, None] & (past + 1 < held)[None, :],
+        other=0.0,
+    )
+    mask_dt = is_head[:, None] & is_new[None, :]
+    raw = tl.load(
+        dt_ptr
+        + row * stride_dt_row
+        + token[None, :] * stride_dt_token
+        + head[:, None] * stride_dt_head,
+        mask=mask_dt,
+        other=0.0,
+    ).to(tl.float32)  # [BLOCK_H, BLOCK_T]
+    if HAS_DT_BIAS:
+        raw += tl.load(dt_bias_ptr + head, mask=is_head, other=0.0).to(tl.float32)[:, None]
+    dt_new = tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max)
+    dt_new = tl.where(mask_dt, dt_new, 0.0)
+    tl.store(dt_ring_ptrs + new_row[None, :], dt_new, mask=mask_dt)
+
+    step = dt_new * a
+    to_token = tl.cumsum(step, 1)  # from the last history token to t
+    from_past = tl.cumsum(dt_after * a, 1, reverse=True)  # from j to the last history token
+    is_later = token[:, None] > token[None, :]  # t after j
+    between = tl.cumsum(tl.where(is_later[None, :, :], step[:, :, None], 0.0), 1)  # from j to t
+    decay = tl.exp(to_token + tl.sum(dt_past * a, 1)[:, None])
+    tl.store(
+        decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
+        tl.where(live, decay, 0.0),
+        mask=is_head[:, None] & (token < T)[None, :],
+    )
+    keep_past = is_new[:, None] & is_past[None, :]
+    keep_new = is_new[:, None] & (token[:, None] >= token[None, :])
+    gain_past = tl.exp(to_token[:, :, None] + from_past[:, None, :]) * dt_past[:, None, :]
+    gain_past = tl.where(keep_past[None, :, :], gain_past, 0.0)  # [BLOCK_H, BLOCK_T, BLOCK_W]
+    gain_new = tl.where(keep_new[None, :, :], tl.exp(between) * dt_new[:, None, :], 0.0)
+
+    wait_for_producer(WAIT)
+    conv_ptrs = conv_out_ptr + row * stride_conv_row + token[:, None] * stride_conv_token
+    mask_bc = is_new[:, None] & (n < N)[None, :]
+    b_ptrs = conv_ptrs + (H * P + group * N + n)[None, :]
+    b_new = tl.load(b_ptrs, mask=mask_bc, other=0.0)
+    c_new = tl.load(b_ptrs + G * N, mask=mask_bc, other=0.0)
+    if chunk == 0:  # one program of the group appends its B
+        tl.store(b_ring_ptrs + new_row[:, None] * N, b_new, mask=mask_bc)
+    products_past = dot(c_new, tl.trans(b_past))  # [BLOCK_T, BLOCK_W]
+    products_new = dot(c_new, tl.trans(b_new))  # [BLOCK_T, BLOCK_T]
+
+    causal_ptrs = (
+        causal_ptr
+        + row * stride_causal_row
+        + head[:, None, None] * stride_causal_head
+        + token[None, :, None] * stride_causal_token
+    )
+    mask_rows = is_head[:, None, None] & (token < T)[None, :, None]
+    tl.store(
+        causal_ptrs + past[None, None, :],
+        products_past[None, :, :] * gain_past,
+        mask=mask_rows & (past < WINDOW)[None, None, :],
+    )
+    tl.store(
+        causal_ptrs + WINDOW + token[None, None, :],
+        products_new[None, :, :] * gain_new,
+        mask=mask_rows & (token < T)[None, None, :],
+    )
+
+
+def precompute(
+    inputs: LayerInputs,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cursors: Cursors,
+    slot_ids: Tensor,
+    scratch: Scratch,
+    *,
+    shape: ChainShape,
+    window: int,
+    links: PdlLinks,
+    launch: PrecomputeLaunch,
+) -> Compiled:
+    """Write ``scratch.causal`` and ``scratch.decay``; append B and dt to their rings.
+
+    Reads conv1d's output only after its wait; dt, A and the history are older and read before.
+    Padding rows give zeros and touch no cache.
+    """
+    rows, tokens = inputs.dt.shape[:2]
+    block_heads = min(launch.block_heads, triton.next_power_of_2(shape.heads_per_group))
+    chunks = triton.cdiv(shape.heads_per_group, block_heads)
+    return _precompute_kernel[(shape.groups * chunks, rows)](
+        scratch.conv_out,
+        inputs.dt,
+        weights.A,
+        weights.dt_bias,
+        cache.b_ring,
+        cache.dt_ring,
+        scratch.causal,
+        scratch.decay,
+        slot_ids,
+        cursors.held,
+        cursors.ring_start,
+        scratch.conv_out.stride(0),
+        scratch.conv_out.stride(1),
+        *inputs.dt.stride(),
+        cache.b_ring.stride(0),
+        cache.b_ring.stride(1),
+        cache.dt_ring.stride(0),
+        *scratch.causal.stride()[:3],
+        *scratch.decay.stride()[:2],
+        shape.dt_min,
+        shape.dt_max,
+        H=shape.heads,
+        P=shape.head_dim,
+        N=shape.state_dim,
+        G=shape.groups,
+        T=tokens,
+        WINDOW=window,
+        RING_ROWS=cache.dt_ring.shape[2],
+        HAS_DT_BIAS=weights.dt_bias is not None,
+        WAIT=links.precompute,
+        SIGNAL=links.state_update,
+        BLOCK_H=block_heads,
+        BLOCK_T=max(_MIN_DOT, triton.next_power_of_2(tokens)),
+        BLOCK_W=max(_MIN_DOT, triton.next_power_of_2(window)),
+        BLOCK_N=triton.next_power_of_2(shape.state_dim),
+        num_warps=launch.num_warps,
+        launch_pdl=links.precompute,
+    )

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chain's stages in plain PyTorch: the kernels' twins, and what runs where there is no GPU.
+
+Same names and arguments as the launchers, less what only a launch needs. Like the kernels they
+select the rows they may read before any arithmetic, compute in fp32, and write zeros in padding
+rows. They are correct on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphrt.config import ChainShape
+from graphrt.kernels.rounding import round_stochastic_reference, state_words
+from graphrt.kernels.tensors import (
+    Cursors,
+    LayerCache,
+    LayerInputs,
+    LayerWeights,
+    Scratch,
+)
+
+
+def advance_reference(
+    slot_ids: Tensor, cursors: Cursors, *, tokens: int, window: int, ring_rows: int, conv_rows: int
+) -> None:
+    """Twin of `advance`: commit the accepted counts, decide this launch's flushes."""
+    slot = slot_ids[slot_ids >= 0].long()
+    accepted, last_tokens = cursors.accepted[slot], cursors.last_tokens[slot]
+    kept = torch.minimum(accepted.clamp(min=0), last_tokens)
+    broken = kept != accepted
+    if broken.any():
+        cursors.clamped[slot[broken].to(cursors.clamped.device)] = accepted[broken].to(
+            cursors.clamped.device
+        )
+        cursors.clamped[-1] = 1
+    held, flushed = cursors.held[slot], cursors.flushed[slot].bool()
+    start = cursors.ring_start[slot]
+    cursors.ring_start[slot] = torch.where(flushed, (start + held) % ring_rows, start)
+    held = torch.where(flushed, kept, held + kept)
+    cursors.held[slot] = held
+    cursors.conv_pos[slot] = (cursors.conv_pos[slot] + kept) % conv_rows
+    cursors.flushed[slot] = (held + tokens > window).int()
+    cursors.last_tokens[slot] = tokens
+    cursors.rand_seed[slot] += 1
+    cursors.accepted[slot] = 0
+
+
+def accept_reference(slot_ids: Tensor, counts: Tensor, accepted: Tensor) -> None:
+    """Twin of `accept`: ``accepted[slot_ids[row]] = counts[row]`` for every live row."""
+    live = slot_ids >= 0
+    accepted[slot_ids[live].long()] = counts[live].to(accepted.dtype)
+
+
+def conv1d_reference(
+    inputs: LayerInputs,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cursors: Cursors,
+    slot_ids: Tensor,
+    scratch: Scratch,
+) -> None:
+    """Twin of `conv1d`: write ``scratch.conv_out``, append the raw inputs to ``conv_ring``."""
+    live = slot_ids >= 0
+    slot = slot_ids[live].long()
+    raw = inputs.xbc[live]  # [live, T, conv_dim]
+    tokens, width, ring_rows = raw.shape[1], weights.conv_weight.shape[1], cache.conv_ring.shape[1]
+    index = torch.arange(1 - width, tokens, device=raw.device)
+    ring_row = (cursors.conv_pos[slot, None] + index) % ring_rows  # [live, width - 1 + T]
+    history = cache.conv_ring[slot[:, None], ring_row[:, : width - 1]]
+    seen = torch.cat([history, raw], dim=1).float()
+    taps = weights.conv_weight.float()
+    total = torch.zeros(raw.shape, device=raw.device)
+    if weights.conv_bias is not None:
+        total += weights.conv_bias.float()
+    for tap in range(width):
+        total += seen[:, tap : tap + tokens] * taps[:, tap]
+    scratch.conv_out[~live] = 0
+    scratch.conv_out[live] = _silu(total).to(scratch.conv_out.dtype)
+    cache.conv_ring[slot[:, None], ring_row[:, width - 1 :]] = raw
+
+
+def precompute_reference(
+    inputs: LayerInputs,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cursors: Cursors,
+    slot_ids: Tensor,
+    scratch: Scratch,
+    *,
+    shape: ChainShape,
+    window: int,
+) -> None:
+    """Twin of `precompute`: write ``causal`` and ``decay``, append B and dt to their rings."""
+    live = slot_ids >= 0
+    slot = slot_ids[live].long()
+    tokens, ring_rows = inputs.dt.shape[1], cache.dt_ring.shape[2]
+    raw = inputs.dt[live].float()
+    if weights.dt_bias is not None:
+        raw = raw + weights.dt_bias.float()
+    dt_new = _softplus(raw).clamp(shape.dt_min, shape.dt_max).transpose(1, 2)  # [live, H, T]
+
+    _, b_new, c_new = _split_conv_out(scratch.conv_out[live], shape)  # [live, T, G, N]
+    b_new, c_new = b_new.transpose(1, 2), c_new.transpose(1, 2)
+    past, past_row = _past_rows(cursors, slot, window, ring_rows)
+    b_past = _ring_rows(cache.b_ring, slot, past_row, past)  # [live, G, W, N]
+    dt_past = _ring_rows(cache.dt_ring, slot, past_row, past)  # [live, H, W]
+
+    products = _dot(c_new.float(), torch.cat([b_past, b_new], dim=2).float().transpose(2, 3))
+    products = products.repeat_interleave(shape.heads_per_group, dim=1)  # [live, H, T, W + T]
+    dt_all = torch.cat([dt_past, dt_new], dim=2)
+    log_decay = dt_all * weights.A[:, None]
+    decay, between = _decays(log_decay, window)
+    causal = products * between.exp() * dt_all[:, :, None, :]
+    keep = torch.ones(tokens, window + tokens, dtype=torch.bool, device=causal.device).tril(window)
+    keep = keep & F.pad(past, (0, tokens), value=True)[:, None, None, :]
+
+    scratch.causal[~live] = 0
+    scratch.decay[~live] = 0
+    scratch.causal[live] = torch.where(keep, causal, 0.0)
+    scratch.decay[live] = decay.exp()
+    new_row = _new_rows(cursors, slot, tokens, ring_rows)
+    _append(cache.b_ring, slot, new_row, b_new)
+    _append(cache.dt_ring, slot, new_row, dt_new)
+
+
+def state_update_reference(
+    inputs: LayerInputs,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cursors: Cursors,
+    slot_ids: Tensor,
+    scratch: Scratch,
+    out: Tensor,
+    *,
+    shape: ChainShape,
+    window: int,
+    stochastic: bool,
+) -> None:
+    """Twin of `state_update`: write ``out``, append x, fold and store the state on a flush."""
+    live = slot_ids >= 0
+    slot = slot_ids[live].long()
+    tokens, ring_rows = out.shape[1], cache.x_ring.shape[2]
+    conv_out = scratch.conv_out[live]
+    x_new, _, c_new = _split_conv_out(conv_out, shape)
+    x_new = x_new.transpose(1, 2)  # [live, H, T, P]
+    past, past_row = _past_rows(cursors, slot, window, ring_rows)
+    x_past = _ring_rows(cache.x_ring, slot, past_row, past)  # [live, H, W, P]
+
+    state = cache.state[slot].float()  # [live, H, P, N]
+    c_heads = c_new.float().permute(0, 2, 3, 1)  # [live, G, N, T]
+    c_heads = c_heads.repeat_interleave(shape.heads_per_group, dim=1)
+    read_out = _dot(state, c_heads)  # [live, H, P, T]
+    y = read_out.transpose(2, 3) * scratch.decay[live][..., None]
+    y = y + _dot(scratch.causal[live], torch.cat([x_past, x_new], dim=2).float())  # [live, H, T, P]
+    if weights.D is not None:
+        y = y + x_new.float() * weights.D.float()[:, None, None]
+    if inputs.z is not None:
+        y = y * _silu(inputs.z[live].float()).transpose(1, 2)
+    out[~live] = 0
+    out[live] = y.transpose(1, 2).to(out.dtype)
+
+    flush = cursors.flushed[slot].bool()
+    if flush.any():
+        kept = past[flush]
+        folded = _fold_history(
+            state[flush],
+            x_past[flush],
+            _ring_rows(cache.b_ring, slot[flush], past_row[flush], kept),
+            _ring_rows(cache.dt_ring, slot[flush], past_row[flush], kept),
+            weights.A,
+        )
+        if stochastic:
+            seeds = cursors.rand_seed[slot[flush]]
+            words = state_words(seeds, torch.full_like(seeds, cache.layer), *folded.shape[1:])
+            cache.state[slot[flush]] = round_stochastic_reference(folded, words, cache.state.dtype)
+        else:
+            cache.state[slot[flush]] = folded.to(cache.state.dtype)
+    _append(cache.x_ring, slot, _new_rows(cursors, slot, tokens, ring_rows), x_new)
+
+
+# A row must not change with its neighbours. On the CPU, batched products choose kernels by the size
+# of the batch, so each row is a product of its own; and silu and softplus compute the last elements
+# of a tensor, those that fill no vector, by other code than the rest, which exp and log1p do not.
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b, row by row; a and b: (rows, ...)."""
+    product = a.new_empty(*a.shape[:-1], b.shape[-1])
+    for row in range(len(a)):
+        torch.matmul(a[row], b[row], out=product[row])
+    return product
+
+
+def _silu(value: Tensor) -> Tensor:
+    """Return value * sigmoid(value)."""
+    return value / (1 + torch.exp(-value))
+
+
+def _softplus(value: Tensor) -> Tensor:
+    """Return log(1 + exp(value)), which is value itself above 20."""
+    return torch.where(value > 20, value, torch.log1p(torch.exp(value.clamp(max=20))))
+
+
+def _split_conv_out(conv_out: Tensor, shape: ChainShape) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x (rows, T, H, P), B and C (rows, T, G, N) as views of ``conv_out``."""
+    x, b, c = conv_out.split(
+        [shape.inner_dim, shape.groups * shape.state_dim, shape.groups * shape.state_dim], dim=-1
+    )
+    groups = (shape.groups, shape.state_dim)
+    return (
+        x.unflatten(-1, (shape.heads, shape.head_dim)),
+        b.unflatten(-1, groups),
+        c.unflatten(-1, groups),
+    )
+
+
+def _past_rows(
+    cursors: Cursors, slot: Tensor, window: int, ring_rows: int
+) -> tuple[Tensor, Tensor]:
+    """Return which of the W history places are held, and their ring rows: both (rows, W)."""
+    past = torch.arange(window, device=slot.device)
+    return (
+        past < cursors.held[slot, None],
+        (cursors.ring_start[slot, None] + past) % ring_rows,
+    )
+
+
+def _new_rows(cursors: Cursors, slot: Tensor, tokens: int, ring_rows: int) -> Tensor:
+    """Return the ring rows of the launch's own tokens: (rows, T)."""
+    token = torch.arange(tokens, device=slot.device)
+    return ((cursors.ring_start + cursors.held)[slot, None] + token) % ring_rows
+
+
+def _ring_rows(ring: Tensor, slot: Tensor, ring_row: Tensor, keep: Tensor) -> Tensor:
+    """Return rows of ``ring`` (slots, heads or groups, R, ...), zeros where ``keep`` is false."""
+    rows = ring[slot[:, None], :, ring_row].transpose(1, 2)
+    keep = keep[:, None, :]
+    return torch.where(keep if ring.ndim == 3 else keep[..., None], rows, 0)
+
+
+def _append(ring: Tensor, slot: Tensor, ring_row: Tensor, new: Tensor) -> None:
+    """Write ``new`` (rows, heads or groups, T, ...) at the given rows of ``ring``."""
+    ring[slot[:, None], :, ring_row] = new.transpose(1, 2).to(ring.dtype)
+
+
+def _decays(log_decay: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Return log decays from the checkpoint to new t, (..., T), and from j to t, (..., T, W + T).
+
+    ``log_decay`` (..., W + T) is A * dt over history then new tokens. Each is a sum over exactly
+    the tokens in between, never a difference of two longer sums. Entries with j > t are garbage.
+    """
+    past, new = log_decay[..., :window], log_decay[..., window:]
+    tokens = new.shape[-1]
+    to_token = new.cumsum(-1)
+    after = F.pad(past[..., 1:], (0, 1))
+    from_past = after.flip(-1).cumsum(-1).flip(-1)
+    later = torch.ones(tokens, tokens, dtype=torch.bool, device=new.device).tril(-1)
+    between_new = torch.where(later, new[..., :, None], 0.0).cumsum(-2)
+    between_past = to_token[..., :, None] + from_past[..., None, :]
+    decay = to_token + past.sum(-1, keepdim=True)
+    return decay, torch.cat([between_past, between_new], dim=-1)
+
+
+def _fold_history(
+    state: Tensor, x_past: Tensor, b_past: Tensor, dt_past: Tensor, a: Tensor
+) -> Tensor:
+    """Return the fp32 state (rows, H, P, N) after the whole history."""
+    log_decay = dt_past * a[:, None]
+    to_end = F.pad(log_decay[..., 1:], (0, 1)).flip(-1).cumsum(-1).flip(-1)
+    weight = (to_end.exp() * dt_past)[..., None]
+    b_heads = b_past.float().repeat_interleave(a.shape[0] // b_past.shape[1], dim=1)
+    decayed = state * log_decay.sum(-1).exp()[..., None, None]
+    return decayed + _dot(x_past.float().transpose(2, 3), b_heads * weight)

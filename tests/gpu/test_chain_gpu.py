@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled kernels against the float64 oracle, over random launches on the GPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from graphrt.config import PdlLinks
+from graphrt.kernels.pdl import pdl_supported
+from graphrt.kernels.tuning import lookup
+from tests.helpers.cases import BASE, Case
+from tests.helpers.drive import ChainDriver, Report
+from tests.helpers.invariance import check_alone_and_in_company
+from tests.helpers.rows import BF16, FP16, GPU_ROWS
+from tests.helpers.stochastic import check_draws
+
+pytestmark = pytest.mark.gpu
+
+LAUNCHES = 200
+LINKS = {
+    "none": PdlLinks(precompute=False, state_update=False),
+    "precompute": PdlLinks(precompute=True, state_update=False),
+    "state_update": PdlLinks(precompute=False, state_update=True),
+}
+
+
+def drive(case: Case, pdl: PdlLinks | None = None) -> tuple[ChainDriver, Report]:
+    driver = ChainDriver(case, "cuda", pdl=pdl)
+    report = driver.run(LAUNCHES)
+    print(f"worst relative error {report.worst:.2e}, {report.flushes} flushes")
+    assert report.launches == LAUNCHES
+    for what in ("flushes", "wraps", "padding_rows", "recycled", "clamped", "forgotten"):
+        assert getattr(report, what), f"{what}: {report}"
+    return driver, report
+
+
+def linked_kernels(driver: ChainDriver) -> dict[str, bool]:
+    """Return whether each kernel that ran was launched with PDL, by name."""
+    compiled = set().union(*(chain.compiled for chain in driver.chains.values()))
+    return {kernel.metadata.name: bool(kernel.metadata.launch_pdl) for kernel in compiled}
+
+
+@pytest.mark.parametrize("case", GPU_ROWS.values(), ids=GPU_ROWS)
+def test_random_launches_match_the_oracle(case: Case) -> None:
+    driver, _ = drive(case)
+    linked = pdl_supported(driver.device)
+    assert linked_kernels(driver) == {
+        "_advance_kernel": False,
+        "_accept_kernel": False,
+        "_conv1d_kernel": False,
+        "_precompute_kernel": linked,
+        "_state_update_kernel": linked,
+    }
+
+
+@pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
+def test_every_choice_of_links_is_right(links: PdlLinks) -> None:
+    driver, _ = drive(replace(BASE, activation_dtype=BF16, launch_tokens=(3,)), pdl=links)
+    if not pdl_supported(driver.device):
+        links = LINKS["none"]
+    linked = linked_kernels(driver)
+    assert linked["_precompute_kernel"] == links.precompute
+    assert linked["_state_update_kernel"] == links.state_update
+
+
+def buckets_that_launch_differently(case: Case, largest: int) -> list[int]:
+    """Return 1, then each power of two whose launch configuration no smaller one has."""
+    chosen = {}
+    for bucket in (2**i for i in range(largest.bit_length())):
+        chosen.setdefault(lookup(case.shape(), bucket), bucket)
+    return list(chosen.values())
+
+
+WIDE = {
+    "fp32": replace(BASE, heads=16),
+    "bf16_state_fp16_stochastic": replace(
+        BASE,
+        heads=16,
+        head_dim=48,
+        state_dim=18,
+        activation_dtype=BF16,
+        state_dtype=FP16,
+        rounding="stochastic",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE)
+def test_a_row_is_the_same_in_every_bucket(case: Case) -> None:
+    buckets = buckets_that_launch_differently(case, 256)
+    assert len(buckets) >= 2, "the table has one configuration: choose another shape"
+    largest = max(buckets)
+    case = replace(case, slots=largest, buckets=(largest,), launch_tokens=(3,))
+    check_alone_and_in_company(case, torch.device("cuda"), [*buckets, 2], launches=30)
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16], ids=["bf16", "fp16"])
+def test_draws_follow_the_seed_the_element_and_the_layer(dtype: torch.dtype) -> None:
+    case = replace(BASE, layers=2, state_dtype=dtype, rounding="stochastic")
+    check_draws(case, torch.device("cuda"))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A driver that runs the twins beside the kernels, stage by stage, and compares what each wrote.
+
+Each twin starts from the tensors its kernel started from, so nothing adds up: cursors and rings
+must have the same bits, scratch and outputs must agree to fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphrt.cache import ReplayCache
+from graphrt.kernels import reference
+from graphrt.kernels.chain import BoundChain
+from graphrt.kernels.tensors import LayerInputs
+from tests.helpers.checks import Mismatch, check_same_bits, spacing
+from tests.helpers.contents import CACHES, CURSORS
+from tests.helpers.drive import ChainDriver
+
+SCRATCH = ("conv_out", "causal", "decay")
+
+
+class MirroredDriver(ChainDriver):
+    """A `ChainDriver` whose every stage is also run by its twin, on a second cache."""
+
+    stage_limit = 1e-5  # of fp32 values, relative to the tensor's largest
+
+    def run_advance(self, chain: BoundChain) -> None:
+        """Run advance and its twin; compare every cursor."""
+        mirror = self._mirror()
+        super().run_advance(chain)
+        reference.advance_reference(
+            chain.slot_ids,
+            mirror.cursors,
+            tokens=chain.tokens,
+            window=self.case.window,
+            ring_rows=self.config.ring_rows,
+            conv_rows=self.config.conv_ring_rows,
+        )
+        for name in (*CURSORS, "clamped"):
+            got, expected = getattr(self.cache.cursors, name), getattr(mirror.cursors, name)
+            check_same_bits(got, expected, f"{name}, kernel and twin")
+
+    def run_layer(self, chain: BoundChain, layer: int, inputs: LayerInputs, out: Tensor) -> None:
+        """Run one layer and the twin of each of its stages; compare what they wrote."""
+        mirror = self._mirror()
+        super().run_layer(chain, layer, inputs, out)
+        kernel = self.cache.scratch(chain.rows, chain.tokens)
+        twin = mirror.scratch(chain.rows, chain.tokens)
+        twin_out = torch.full_like(out, torch.nan)
+        stage = (
+            inputs,
+            self.weights[layer],
+            mirror.layer(layer),
+            mirror.cursors,
+            chain.slot_ids,
+            twin,
+        )
+        shape, window = self.case.shape(), self.case.window
+
+        reference.conv1d_reference(*stage)
+        self._check("conv_out", kernel.conv_out, twin.conv_out)
+        twin.conv_out.copy_(kernel.conv_out)
+        reference.precompute_reference(*stage, shape=shape, window=window)
+        self._check("causal", kernel.causal, twin.causal)
+        self._check("decay", kernel.decay, twin.decay)
+        twin.causal.copy_(kernel.causal)
+        twin.decay.copy_(kernel.decay)
+        stochastic = self.case.rounding == "stochastic"
+        reference.state_update_reference(
+            *stage, twin_out, shape=shape, window=window, stochastic=stochastic
+        )
+        self._check("y", out, twin_out)
+        for name in ("x_ring", "b_ring", "conv_ring"):
+            got, expected = getattr(self.cache, name), getattr(mirror, name)
+            check_same_bits(got, expected, f"{name}, kernel and twin")
+        for name in ("dt_ring", "state"):
+            self._check(name, getattr(self.cache, name), getattr(mirror, name))
+
+    def _mirror(self) -> ReplayCache:
+        """Return a copy of the cache, poison and all."""
+        mirror = ReplayCache(self.config)
+        for name in CACHES:
+            getattr(mirror, name).copy_(getattr(self.cache, name))
+        for name in (*CURSORS, "clamped"):
+            getattr(mirror.cursors, name).copy_(getattr(self.cache.cursors, name))
+        scratch = mirror.scratch(self.case.buckets[-1], self.case.tokens)
+        for name in SCRATCH:
+            getattr(scratch, name).fill_(torch.nan)
+        return mirror
+
+    def _check(self, name: str, kernel: Tensor, twin: Tensor) -> None:
+        """Require one rounding of ``kernel``'s dtype and stage_limit between the two, NaN alike."""
+        got, expected = kernel.detach().cpu(), twin.detach().cpu()
+        both_nan = got.isnan() & expected.isnan()
+        got = got.double().masked_fill(both_nan, 0)
+        reference_ = expected.double().masked_fill(both_nan, 0)
+        allowed = self.stage_limit * reference_.abs().max()
+        if expected.dtype != torch.float32:
+            allowed = allowed + spacing(reference_, expected.dtype)
+        error = (got - reference_).abs()
+        if not bool((error <= allowed).all()):
+            raise Mismatch(f"{name}: kernel and twin differ by up to {error.max():.3e}")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels, interpreted, against the oracle and, stage by stage, against their twins."""
+
+from dataclasses import replace
+
+import pytest
+
+from graphrt.kernels import chain
+from graphrt.kernels.tuning import (
+    ChainLaunch,
+    Conv1dLaunch,
+    PrecomputeLaunch,
+    StateUpdateLaunch,
+)
+from tests.helpers.cases import Case
+from tests.helpers.checks import Mismatch
+from tests.helpers.mirror import MirroredDriver
+from tests.helpers.oracle import Perturbation
+from tests.helpers.rows import BF16, INTERPRETED_ROWS, TINY
+
+SMALLEST = replace(TINY, heads=1, tokens=2, launch_tokens=(1, 2), window=3, buckets=(1, 2), slots=3)
+# Blocks larger and smaller than what they cover, heads that share a program or do not.
+LAUNCHES = {
+    "wide": ChainLaunch(
+        Conv1dLaunch(256, 4), PrecomputeLaunch(4, 4), StateUpdateLaunch(32, 4), "default"
+    ),
+    "narrow": ChainLaunch(
+        Conv1dLaunch(32, 1), PrecomputeLaunch(1, 1), StateUpdateLaunch(16, 1), "default"
+    ),
+    "uneven": ChainLaunch(
+        Conv1dLaunch(128, 4), PrecomputeLaunch(2, 2), StateUpdateLaunch(64, 4), "default"
+    ),
+}
+
+
+# numpy evaluates what `tl.where` then drops: softplus divides 0 by 0 where exp(dt) is lost in 1.
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
+@pytest.mark.parametrize("case", INTERPRETED_ROWS.values(), ids=INTERPRETED_ROWS)
+def test_kernels_match_the_oracle_and_their_twins(case: Case) -> None:
+    report = MirroredDriver(case).run(8)
+    assert report.launches == 8
+
+
+def test_two_hundred_launches() -> None:
+    report = MirroredDriver(SMALLEST).run(200)
+    for what in ("flushes", "wraps", "conv_wraps", "padding_rows", "recycled", "clamped"):
+        assert getattr(report, what) >= 5, f"{what}: {report}"
+    assert report.forgotten
+    assert report.worst < 1e-5  # interpreted products are plain fp32
+
+
+@pytest.mark.parametrize("launch", LAUNCHES.values(), ids=LAUNCHES)
+def test_every_kind_of_launch_configuration(
+    launch: ChainLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "lookup", lambda shape, rows: launch)
+    case = replace(TINY, heads=6, groups=2, head_dim=80, state_dim=18, activation_dtype=BF16)
+    MirroredDriver(case).run(5)
+
+
+@pytest.mark.parametrize("perturbation", Perturbation, ids=lambda p: p.name.lower())
+def test_a_perturbed_reference_is_refused(perturbation: Perturbation) -> None:
+    driver = MirroredDriver(
+        SMALLEST, perturbation=perturbation, perturb_from=5, show_conv_out=False
+    )
+    with pytest.raises(Mismatch, match=r"^y of layer 0"):
+        driver.run(40)
+    assert driver.oracles[0].perturbed
+    assert driver.report.launches > 5

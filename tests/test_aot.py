@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels compiled for sm_90 and sm_100: PDL waits, signals and their two sides, spills.
+
+The shape is that of one rank of eight of a real model, at batches where the launch configurations
+differ. Nothing here runs a kernel, no GPU is needed.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pytest
+
+from graphrt.config import PdlLinks
+from tests.helpers.aot import STAGES, disassemble, recorded_launches, resource_usage
+from tests.helpers.assembly import (
+    Access,
+    Instruction,
+    accesses,
+    ptx_instructions,
+    sass_instructions,
+    waits_at_exit,
+)
+from tests.helpers.cases import BASE, Case
+from tests.helpers.rows import BF16, FP16
+
+RANK = replace(
+    BASE,
+    heads=16,
+    head_dim=64,
+    state_dim=128,
+    groups=1,
+    tokens=6,
+    window=16,
+    launch_tokens=(6,),
+    activation_dtype=BF16,
+    slots=64,
+    buckets=(1, 32, 64),
+)
+BOTH = PdlLinks(precompute=True, state_update=True)
+NONE = PdlLinks(precompute=False, state_update=False)
+FIRST = PdlLinks(precompute=True, state_update=False)
+SECOND = PdlLinks(precompute=False, state_update=True)
+
+# What the kernel before writes, and may still be writing until the wait. A state update may start
+# while conv1d still runs: precompute signals before it waits itself.
+WRITTEN_UPSTREAM = {
+    "precompute": {"conv_out_ptr"},
+    "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr"},
+}
+# What the kernels before may still be reading until the wait, other rows of it or these.
+READ_UPSTREAM = {
+    "precompute": {"conv_out_ptr"},
+    "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr", "b_ring_ptr", "dt_ring_ptr"},
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """One compiled kernel and what was read from it."""
+
+    sass: list[Instruction]
+    ptx: list[Instruction]
+    accesses: list[Access]
+    usage: dict[str, int]
+    is_linked: bool
+
+
+@cache
+def build(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
+    built = {}
+    for stage, launch in recorded_launches(case, links, bucket).items():
+        compiled = launch.compile(capability)
+        built[stage] = Built(
+            sass_instructions(disassemble(compiled)),
+            ptx_instructions(compiled),
+            accesses(compiled, launch.arguments_left()),
+            resource_usage(compiled),
+            bool(launch.keywords.get("launch_pdl", False)),
+        )
+    assert list(built) == list(STAGES)
+    return built
+
+
+def indices(instructions: list[Instruction], *opcodes: str) -> list[int]:
+    return [i for i, instruction in enumerate(instructions) if instruction.has(*opcodes)]
+
+
+CHAINS = pytest.mark.parametrize(
+    ("capability", "links"),
+    [(90, BOTH), (100, BOTH), (90, NONE), (100, NONE), (90, FIRST), (90, SECOND)],
+    ids=["sm_90", "sm_100", "sm_90_none", "sm_100_none", "sm_90_first", "sm_90_second"],
+)
+
+BUCKETS = pytest.mark.parametrize(
+    ("bucket", "capability"), [*((bucket, 90) for bucket in RANK.buckets), (32, 100)]
+)
+
+
+@CHAINS
+def test_each_kernel_waits_and_signals_where_the_chain_says(
+    capability: int, links: PdlLinks
+) -> None:
+    built = build(RANK, links, 32, capability)
+    first, second = links.precompute, links.state_update
+    expected = {  # (launched with PDL, waits, signals)
+        "advance": (False, 0, 0),
+        "conv1d": (False, 0, int(first)),
+        "precompute": (first, int(first), int(second)),
+        "state_update": (second, int(second), 0),
+    }
+    for stage, kernel in built.items():
+        waits, signals = indices(kernel.sass, "ACQBULK"), indices(kernel.sass, "PREEXIT")
+        assert (kernel.is_linked, len(waits), len(signals)) == expected[stage], stage
+
+
+@CHAINS
+def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLinks) -> None:
+    for stage, kernel in build(RANK, links, 32, capability).items():
+        once = {1} if kernel.is_linked else {0}
+        assert waits_at_exit(kernel.sass) == once, stage
+        assert waits_at_exit(kernel.ptx) == once, stage
+
+
+@pytest.mark.parametrize("capability", [90, 100])
+def test_signals_come_before_anything_else_touches_memory(capability: int) -> None:
+    built = build(RANK, BOTH, 32, capability)
+    for stage in ("conv1d", "precompute"):
+        sass = built[stage].sass
+        touching = indices(sass, "LDG", "STG", "LDGSTS", "ACQBULK")
+        assert indices(sass, "PREEXIT")[0] < touching[0], stage
+
+
+@BUCKETS
+@pytest.mark.parametrize("stage", WRITTEN_UPSTREAM)
+def test_what_upstream_writes_is_touched_only_after_the_wait(
+    stage: str, bucket: int, capability: int
+) -> None:
+    kernel = build(RANK, BOTH, bucket, capability)[stage]
+    seen = {access.argument for access in kernel.accesses if access.kind == "load"}
+    assert WRITTEN_UPSTREAM[stage] <= seen, "the test looks at tensors the kernel does not read"
+    for access in kernel.accesses:
+        upstream = WRITTEN_UPSTREAM if access.kind == "load" else READ_UPSTREAM
+        if access.argument in upstream[stage]:
+            assert access.waits == {1}, access
+
+
+@BUCKETS
+@pytest.mark.parametrize("stage", WRITTEN_UPSTREAM)
+def test_ptxas_moves_no_load_or_store_across_the_wait(
+    stage: str, bucket: int, capability: int
+) -> None:
+    """PTX names the arguments, SASS is what runs: neither side of the wait has gained an access.
+
+    ptxas may drop accesses, the second of two equal loads, so there can be fewer.
+    """
+    kernel = build(RANK, BOTH, bucket, capability)[stage]
+    in_ptx = Counter((a.kind, a.nbytes, a.waits) for a in kernel.accesses)
+    in_sass = Counter(
+        ("store" if i.has("STG") else "load", sass_bytes(i), frozenset(i.waits))
+        for i in kernel.sass
+        if i.has("LDG", "STG", "LDGSTS")
+    )
+    gained = in_sass - in_ptx
+    assert not gained, gained
+    assert {waits for _, _, waits in in_sass} == {frozenset({0}), frozenset({1})}
+
+
+def sass_bytes(instruction: Instruction) -> int:
+    """Return how many bytes a thread moves."""
+    widths = {".128": 16, ".64": 8, ".U16": 2, ".S16": 2, ".U8": 1}
+    return next((n for suffix, n in widths.items() if suffix in instruction.opcode), 4)
+
+
+DTYPES = {
+    "state_fp32": RANK,
+    "state_bf16": replace(RANK, state_dtype=BF16),
+    "state_fp16_stochastic": replace(RANK, state_dtype=FP16, rounding="stochastic"),
+}
+
+
+@BUCKETS
+@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
+def test_nothing_spills_and_the_state_moves_in_128_bits(
+    case: Case, bucket: int, capability: int
+) -> None:
+    built = build(case, BOTH, bucket, capability)
+    for stage, kernel in built.items():
+        assert not indices(kernel.sass, "LDL", "STL"), f"{stage} spills"
+        assert (kernel.usage["STACK"], kernel.usage["LOCAL"]) == (0, 0), stage
+    update = built["state_update"]
+    widths = {(a.kind, a.nbytes) for a in update.accesses if a.argument == "state_ptr"}
+    assert widths == {("load", 16), ("store", 16)}
+    wide = [i for i in update.sass if i.has("LDG.E.128", "LDGSTS.E.BYPASS.128") and i.waits == {0}]
+    loads = [a for a in update.accesses if a.argument == "state_ptr" and a.kind == "load"]
+    assert len(wide) >= len(loads) > 0

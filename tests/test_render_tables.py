@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README's tables are those of the committed reports, and what renders them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import render_tables
+
+REPORT = {
+    "sections": {
+        "host": {
+            "graphs": [
+                {"kernel_nodes": 4, "p50_ns": {"graph.launch": 3512, "replay": 4600}},
+                {"kernel_nodes": 301, "p50_ns": {"graph.launch": 3700, "replay": 5049}},
+            ]
+        }
+    }
+}
+STALE = """# Title
+
+<!-- table: runtime-toy/host -->
+| old |
+<!-- end table -->
+
+Text.
+"""
+FRESH = """# Title
+
+<!-- table: runtime-toy/host -->
+| host µs per call, p50 | 4 nodes | 301 nodes |
+| --- | ---: | ---: |
+| graph.launch | 3.51 | 3.70 |
+| replay | 4.60 | 5.05 |
+<!-- end table -->
+
+Text.
+"""
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> Path:
+    (tmp_path / "runtime-toy.json").write_text(json.dumps(REPORT))
+    return tmp_path
+
+
+def test_the_readme_shows_what_the_reports_say() -> None:
+    readme = render_tables.REPOSITORY / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    assert render_tables.render(text) == text, "run: python -m tools.render_tables"
+
+
+def test_tables_are_rendered_between_their_markers(benchmarks: Path) -> None:
+    assert render_tables.render(STALE, benchmarks) == FRESH
+    assert render_tables.render(FRESH, benchmarks) == FRESH
+    assert render_tables.render(STALE + STALE, benchmarks) == FRESH + FRESH
+    assert render_tables.render("no table\n", benchmarks) == "no table\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (STALE.replace("toy/host", "toy/none"), "tables: summary, "),
+        (STALE.replace("toy/host", "lost/host"), "reports: runtime-toy;"),
+        (STALE.replace("<!-- end table -->", ""), "has no <!-- end table -->"),
+        (STALE.replace("<!-- end table -->", "") + STALE, "has no <!-- end table -->"),
+    ],
+)
+def test_a_marker_that_means_nothing_is_refused(benchmarks: Path, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        render_tables.render(text, benchmarks)
+
+
+def test_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(STALE)
+    monkeypatch.setattr(render_tables, "render", lambda text: FRESH)
+    assert render_tables.main(["--check", str(path)]) == 1
+    assert path.read_text() == STALE
+    assert render_tables.main([str(path)]) == 0
+    assert path.read_text() == FRESH
+    assert render_tables.main(["--check", str(path)]) == 0

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""device_time: microseconds that launches of the chain take on the device.
+
+What is launched: advance, then conv1d, precompute and state update of every layer, then one kernel
+that accepts the counts (1 … T tokens, spread evenly over the rows), so that flushes come as often
+as they would. Inputs are random, outputs are finite, or the section fails.
+
+    many layers, cold            one launch at a time, all of L2 overwritten before each
+    many layers, back to back    what the launch before left in L2 is found there
+    one layer, back to back      the graph of a single layer: where launching it costs the host more
+                                 (section host), it is the host that is measured
+
+By CUDA events around the launches: means over a cycle of flushes, then the median of those.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphrt.kernels.chain import BoundChain
+from graphrt.runtime import DecodeRuntime
+from graphrt.step import ChainBuffers, ChainStep
+from tools.gpu.settings import Settings
+from tools.gpu.workload import (
+    TOKENS,
+    captured,
+    describe,
+    fill_inputs,
+    random_weights,
+    serving_config,
+    synchronize,
+)
+
+L2_TIMES = 4  # what is overwritten before a cold launch
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptingBuffers:
+    """The chain's buffers, and what every launch accepts. counts: (rows,) int32."""
+
+    chain: ChainBuffers
+    counts: Tensor
+
+
+class AcceptingStep:
+    """The chain alone, followed by accepting counts that lie in a static buffer."""
+
+    def __init__(self, step: ChainStep) -> None:
+        """Wrap ``step``."""
+        self._step = step
+
+    def buffers(self, bucket: int, tokens: int) -> AcceptingBuffers:
+        """Return zeroed chain buffers, and counts that differ from row to row."""
+        chain = self._step.buffers(bucket, tokens)
+        row = torch.arange(bucket, dtype=torch.int32, device=chain.out.device)
+        return AcceptingBuffers(chain, 1 + (row + 2) % tokens)
+
+    def __call__(self, chain: BoundChain, buffers: AcceptingBuffers) -> None:
+        """Enqueue every layer, then accept."""
+        self._step(chain, buffers.chain)
+        chain.accept(buffers.counts)
+
+
+def device_time(settings: Settings) -> dict[str, Any]:
+    """Time the chain at every batch, with PDL and without."""
+    failures: list[str] = []
+    timings: list[dict[str, Any]] = []
+    for pdl in (True, False):
+        for layers in (settings.layers, 1):
+            config = serving_config(
+                settings,
+                layers=layers,
+                slots=settings.batches[-1],
+                buckets=settings.batches,
+                pdl=pdl,
+            )
+            generator = torch.Generator(config.device).manual_seed(0)
+            step = ChainStep(config, random_weights(config, generator))
+            with DecodeRuntime(config) as runtime:
+                runtime.capture(AcceptingStep(step))
+                slots = [runtime.admit() for _ in range(config.slots)]
+                runtime.cache.state.normal_(generator=generator)
+                for graph in captured(runtime):
+                    rows = slots[: graph.bucket]
+                    buffers: AcceptingBuffers = runtime.buffers(graph.bucket)
+                    fill_inputs(buffers.chain, generator)
+                    runtime.launch(rows)
+                    what = {"batch": graph.bucket, "layers": layers, "pdl": pdl}
+                    timings.append(
+                        what
+                        | {"flush_share": _flush_share(runtime, rows, settings.flush_cycle)}
+                        | _time_graph(settings, graph.graph.launch, layers)
+                    )
+                    if not bool(buffers.chain.out.isfinite().all()):
+                        failures.append(f"{what}: outputs are not finite")
+    return {
+        "failures": failures,
+        "config": describe(config) | {"layers": [settings.layers, 1], "pdl": "both"},
+        "tokens": TOKENS,
+        "repeats": settings.repeats,
+        "timings": sorted(timings, key=lambda t: (-t["layers"], t["batch"], not t["pdl"])),
+    }
+
+
+def _time_graph(settings: Settings, launch: Callable[[], None], layers: int) -> dict[str, float]:
+    """Return microseconds of a launch: ``back_to_back_us``; with many layers also ``cold_us``."""
+    device = settings.device
+    together = max(settings.flush_cycle, settings.back_to_back_layers // layers)
+
+    def back_to_back() -> None:
+        for _ in range(together):
+            launch()
+
+    def median_us(sample: Callable[[], float]) -> float:
+        sample()
+        return statistics.median(sample() for _ in range(settings.repeats))
+
+    timing = {"back_to_back_us": median_us(lambda: _elapsed_us(device, back_to_back) / together)}
+    if layers > 1:
+        scratch = torch.empty(L2_TIMES * _l2_bytes(device), dtype=torch.uint8, device=device)
+
+        def cold_us() -> float:
+            # A mean, because only some launches flush.
+            return statistics.fmean(
+                _elapsed_us(device, launch, lambda: scratch.fill_(1))
+                for _ in range(settings.flush_cycle)
+            )
+
+        timing["cold_us"] = median_us(cold_us)
+    return timing
+
+
+def _elapsed_us(
+    device: torch.device, work: Callable[[], None], before: Callable[[], object] = lambda: None
+) -> float:
+    """Return microseconds ``work`` takes on the device once ``before`` is done."""
+    if device.type != "cuda":  # to try the report out
+        before()
+        begin = time.perf_counter()
+        work()
+        return (time.perf_counter() - begin) * 1e6
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before()
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e3
+
+
+def _flush_share(runtime: DecodeRuntime, rows: list[int], launches: int) -> float:
+    """Return the share of rows that flush in a launch, counted over ``launches``."""
+    flushed = torch.zeros(len(rows), device=runtime.config.device)
+    index = torch.tensor(rows, device=runtime.config.device)
+    for _ in range(launches):
+        runtime.launch(rows)
+        flushed += runtime.cache.cursors.flushed[index]
+    synchronize(runtime.config.device)
+    return float(flushed.mean()) / launches
+
+
+def _l2_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1 << 20
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)

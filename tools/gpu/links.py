@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""links: which dependencies of the captured graphs are programmatic, read back from the graphs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graphrt.capture import driver
+from graphrt.capture.cuda_graph import CudaGraph
+from graphrt.capture.driver import Edge
+from graphrt.capture.graph import Graph
+from graphrt.kernels.pdl import pdl_supported
+from graphrt.runtime import DecodeRuntime
+from graphrt.step import ChainStep
+from tools.gpu.settings import Settings
+from tools.gpu.workload import captured, describe, random_weights, serving_config
+
+LAYERS = 2
+LINKS = (
+    ("_conv1d_kernel", "_precompute_kernel"),
+    ("_precompute_kernel", "_state_update_kernel"),
+)
+
+
+def programmatic_links(settings: Settings) -> dict[str, Any]:
+    """Require both links of every layer, and nothing else, to be programmatic; none when off."""
+    supported = pdl_supported(settings.device)
+    failures: list[str] = []
+    graphs = []
+    for pdl, buckets in ((True, settings.buckets), (False, settings.buckets[:1])):
+        config = serving_config(
+            settings,
+            layers=LAYERS,
+            slots=settings.slots,
+            buckets=buckets,
+            launch_tokens=(1, 6) if pdl else (6,),
+            pdl=pdl,
+        )
+        weights = random_weights(config, torch.Generator(config.device).manual_seed(0))
+        with DecodeRuntime(config) as runtime:
+            runtime.capture(ChainStep(config, weights))
+            for graph in captured(runtime):
+                names, edges = read_graph(graph.graph)
+                found = check_chain(names, edges, LAYERS, linked=pdl and supported)
+                what = f"bucket {graph.bucket}, T {graph.tokens}, PDL {'on' if pdl else 'off'}"
+                failures += [f"{what}: {failure}" for failure in found]
+                graphs.append(
+                    {
+                        "bucket": graph.bucket,
+                        "tokens": graph.tokens,
+                        "pdl": pdl,
+                        "nodes": dict(Counter(names.values())),
+                        "programmatic_edges": sum(edge.programmatic for edge in edges),
+                        "full_edges": sum(not edge.programmatic for edge in edges),
+                    }
+                )
+    return {
+        "failures": failures,
+        "config": describe(config),
+        "pdl_supported": supported,
+        "graphs": graphs,
+    }
+
+
+def read_graph(graph: Graph) -> tuple[dict[int, str], list[Edge]]:
+    """Return what each node is, a kernel's name or its kind, and the edges.
+
+    Raises TypeError for a graph that is not a CUDA graph: there is nothing to read.
+    """
+    if not isinstance(graph, CudaGraph):
+        raise TypeError(f"{type(graph).__name__}: only CUDA graphs can be read back")
+    raw, names = graph.raw_graph, {}
+    for node in driver.nodes(raw):
+        kind = driver.node_type(node)
+        names[node] = driver.kernel(node).name if kind == "kernel" else f"<{kind}>"
+    return names, driver.edges(raw)
+
+
+def check_chain(
+    names: dict[int, str], edges: Sequence[Edge], layers: int, *, linked: bool
+) -> list[str]:
+    """Return what is wrong with the graph of a chain alone: advance, then every layer in order."""
+    expected = ["_advance_kernel"]
+    for _ in range(layers):
+        expected += ["_conv1d_kernel", "_precompute_kernel", "_state_update_kernel"]
+    failures = []
+    order = chain_order(names, edges)
+    if order != expected:
+        failures.append(f"the nodes in order are {order}")
+    failures += check_links(names, edges, layers, linked=linked)
+    others = [edge for edge in edges if (names[edge.source], names[edge.target]) not in LINKS]
+    failures += [
+        f"{names[edge.source]} → {names[edge.target]} is not a full dependency: {edge}"
+        for edge in others
+        if (edge.from_port, edge.to_port, edge.type) != (0, 0, 0)
+    ]
+    return failures
+
+
+def check_links(
+    names: dict[int, str], edges: Sequence[Edge], layers: int, *, linked: bool
+) -> list[str]:
+    """Return what is wrong with the chain's links in a graph that may hold other work too."""
+    failures = []
+    for link in LINKS:
+        types = [edge.type for edge in edges if (names[edge.source], names[edge.target]) == link]
+        if types != [1 if linked else 0] * layers:
+            failures.append(f"{' → '.join(link)}: edge types {types} for {layers} layers")
+    return failures
+
+
+def chain_order(names: dict[int, str], edges: Sequence[Edge]) -> list[str]:
+    """Return the names along the edges from the one node without a predecessor.
+
+    A node with two successors, or one that is not reached, ends the list early.
+    """
+    after: dict[int, list[int]] = {node: [] for node in names}
+    for edge in edges:
+        after[edge.source].append(edge.target)
+    targets = {edge.target for edge in edges}
+    here = [node for node in names if node not in targets]
+    order: list[str] = []
+    while len(here) == 1 and len(order) < len(names):
+        order.append(names[here[0]])
+        here = after[here[0]]
+    return order
