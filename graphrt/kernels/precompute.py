@@ -7,8 +7,7 @@ dt and the decays, and the causal matrix over history and new tokens
 
 so that the state update's output is two products and no intermediate state. A program handles
 several heads of one group, which share their C·B products; all that needs dt alone is done before
-the wait. Sums of A·dt are taken over exactly the tokens between j and t, never as a difference of
-two long sums, so a far history costs no digits.
+the wait. cum is kept in fixed point (`graphrt.kernels.decay`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.decay import decay_over, fixed_steps
 from graphrt.kernels.dot import dot
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
@@ -120,11 +120,6 @@ def _precompute_kernel(
     dt_past = tl.load(
         dt_ring_ptrs + past_row[None, :], mask=is_head[:, None] & is_past[None, :], other=0.0
     )  # [BLOCK_H, BLOCK_W]
-    dt_after = tl.load(
-        dt_ring_ptrs + ((past_row + 1) % RING_ROWS)[None, :],
-        mask=is_head[:, None] & (past + 1 < held)[None, :],
-        other=0.0,
-    )
     mask_dt = is_head[:, None] & is_new[None, :]
     raw = tl.load(
         dt_ptr
@@ -140,12 +135,11 @@ def _precompute_kernel(
     dt_new = tl.where(mask_dt, dt_new, 0.0)
     tl.store(dt_ring_ptrs + new_row[None, :], dt_new, mask=mask_dt)
 
-    step = dt_new * a
-    to_token = tl.cumsum(step, 1)  # from the last history token to t
-    from_past = tl.cumsum(dt_after * a, 1, reverse=True)  # from j to the last history token
-    is_later = token[:, None] > token[None, :]  # t after j
-    between = tl.cumsum(tl.where(is_later[None, :, :], step[:, :, None], 0.0), 1)  # from j to t
-    decay = tl.exp(to_token + tl.sum(dt_past * a, 1)[:, None])
+    steps_past = fixed_steps(dt_past, a)
+    total = tl.sum(steps_past, 1)[:, None]  # over the whole history
+    cum_past = tl.cumsum(steps_past, 1)
+    cum_new = total + tl.cumsum(fixed_steps(dt_new, a), 1)
+    decay = decay_over(cum_new)
     tl.store(
         decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
         tl.where(live, decay, 0.0),
@@ -153,9 +147,10 @@ def _precompute_kernel(
     )
     keep_past = is_new[:, None] & is_past[None, :]
     keep_new = is_new[:, None] & (token[:, None] >= token[None, :])
-    gain_past = tl.exp(to_token[:, :, None] + from_past[:, None, :]) * dt_past[:, None, :]
+    gain_past = decay_over(cum_new[:, :, None] - cum_past[:, None, :]) * dt_past[:, None, :]
     gain_past = tl.where(keep_past[None, :, :], gain_past, 0.0)  # [BLOCK_H, BLOCK_T, BLOCK_W]
-    gain_new = tl.where(keep_new[None, :, :], tl.exp(between) * dt_new[:, None, :], 0.0)
+    gain_new = decay_over(cum_new[:, :, None] - cum_new[:, None, :]) * dt_new[:, None, :]
+    gain_new = tl.where(keep_new[None, :, :], gain_new, 0.0)
 
     wait_for_producer(WAIT)
     conv_ptrs = conv_out_ptr + row * stride_conv_row + token[:, None] * stride_conv_token

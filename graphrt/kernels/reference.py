@@ -111,8 +111,8 @@ def precompute_reference(
     products = _dot(c_new.float(), torch.cat([b_past, b_new], dim=2).float().transpose(2, 3))
     products = products.repeat_interleave(shape.heads_per_group, dim=1)  # [live, H, T, W + T]
     dt_all = torch.cat([dt_past, dt_new], dim=2)
-    log_decay = dt_all * weights.A[:, None]
-    decay, between = _decays(log_decay, window)
+    cum = _cumulated(dt_all, weights.A)
+    between = (cum[..., window:, None] - cum[..., None, :]).float()  # from j to t
     causal = products * between.exp() * dt_all[:, :, None, :]
     keep = torch.ones(tokens, window + tokens, dtype=torch.bool, device=causal.device).tril(window)
     keep = keep & F.pad(past, (0, tokens), value=True)[:, None, None, :]
@@ -120,7 +120,7 @@ def precompute_reference(
     scratch.causal[~live] = 0
     scratch.decay[~live] = 0
     scratch.causal[live] = torch.where(keep, causal, 0.0)
-    scratch.decay[live] = decay.exp()
+    scratch.decay[live] = cum[..., window:].float().exp()
     new_row = _new_rows(cursors, slot, tokens, ring_rows)
     _append(cache.b_ring, slot, new_row, b_new)
     _append(cache.dt_ring, slot, new_row, dt_new)
@@ -246,31 +246,18 @@ def _append(ring: Tensor, slot: Tensor, ring_row: Tensor, new: Tensor) -> None:
     ring[slot[:, None], :, ring_row] = new.transpose(1, 2).to(ring.dtype)
 
 
-def _decays(log_decay: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Return log decays from the checkpoint to new t, (..., T), and from j to t, (..., T, W + T).
-
-    ``log_decay`` (..., W + T) is A * dt over history then new tokens. Each is a sum over exactly
-    the tokens in between, never a difference of two longer sums. Entries with j > t are garbage.
-    """
-    past, new = log_decay[..., :window], log_decay[..., window:]
-    tokens = new.shape[-1]
-    to_token = new.cumsum(-1)
-    after = F.pad(past[..., 1:], (0, 1))
-    from_past = after.flip(-1).cumsum(-1).flip(-1)
-    later = torch.ones(tokens, tokens, dtype=torch.bool, device=new.device).tril(-1)
-    between_new = torch.where(later, new[..., :, None], 0.0).cumsum(-2)
-    between_past = to_token[..., :, None] + from_past[..., None, :]
-    decay = to_token + past.sum(-1, keepdim=True)
-    return decay, torch.cat([between_past, between_new], dim=-1)
+def _cumulated(dt: Tensor, a: Tensor) -> Tensor:
+    """Return inclusive sums of A·dt (rows, H, tokens), in fp64 because differences are taken."""
+    return (dt * a[:, None]).double().cumsum(-1)
 
 
 def _fold_history(
     state: Tensor, x_past: Tensor, b_past: Tensor, dt_past: Tensor, a: Tensor
 ) -> Tensor:
     """Return the fp32 state (rows, H, P, N) after the whole history."""
-    log_decay = dt_past * a[:, None]
-    to_end = F.pad(log_decay[..., 1:], (0, 1)).flip(-1).cumsum(-1).flip(-1)
-    weight = (to_end.exp() * dt_past)[..., None]
+    cum = _cumulated(dt_past, a)
+    total = cum[..., -1:]
+    weight = ((total - cum).float().exp() * dt_past)[..., None]
     b_heads = b_past.float().repeat_interleave(a.shape[0] // b_past.shape[1], dim=1)
-    decayed = state * log_decay.sum(-1).exp()[..., None, None]
+    decayed = state * total.float().exp()[..., None]
     return decayed + _dot(x_past.float().transpose(2, 3), b_heads * weight)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.decay import decay_over, fixed_steps
 from graphrt.kernels.dot import dot, read_out
 from graphrt.kernels.pdl import wait_for_producer
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
@@ -59,9 +60,10 @@ def _fold_history(
     quad = tl.arange(0, BLOCK_N // 4)
     is_past = past < held
     dt_past = tl.load(dt_ring_ptr + past_row, mask=is_past, other=0.0)
-    dt_after = tl.load(dt_ring_ptr + (past_row + 1) % RING_ROWS, mask=past + 1 < held, other=0.0)
-    weight = tl.exp(tl.cumsum(dt_after * a, 0, reverse=True)) * dt_past
-    decay = tl.exp(tl.sum(dt_past * a, 0))
+    steps = fixed_steps(dt_past, a)
+    total = tl.sum(steps, 0)
+    weight = decay_over(total - tl.cumsum(steps, 0)) * dt_past
+    decay = decay_over(total)
     b_past = tl.load(
         b_ring_ptr + past_row[:, None] * N + n[None, :],
         mask=is_past[:, None] & (n < N)[None, :],

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums of A·dt and the decays that are their exponentials.
+
+The sums are taken in fixed point, 64 bits with 32 after the point. Integer addition is associative:
+a prefix sum is the same bits in whatever order a launch configuration's layout takes it, so a row
+does not change with its bucket. And it is exact: the sum between two tokens is the difference of
+two prefix sums, with no digits lost when a token far back had a large dt. What the conversion cuts
+off is below 2**-32 a token, less than a rounding of the exponential. A step below -2**20 counts as
+-2**20; the exponential of either is 0.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+_ONE = tl.constexpr(2.0**32)
+_LEAST = tl.constexpr(-(2.0**20))
+
+
+@triton.jit
+def fixed_steps(dt, a):
+    """Return A·dt of each token in fixed point, int64."""
+    return (tl.maximum(dt * a, _LEAST) * _ONE).to(tl.int64)
+
+
+@triton.jit
+def decay_over(steps):
+    """Return the decay over a sum of `fixed_steps`, fp32, in 0 … 1.
+
+    Differences taken against time are positive; they give 1, for the caller to mask.
+    """
+    return tl.exp(tl.minimum(steps.to(tl.float32) * (1.0 / _ONE), 0.0))
