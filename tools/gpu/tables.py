@@ -69,14 +69,18 @@ def device_time(report: Report) -> Table:
 
 
 def host(report: Report) -> Table:
-    """Return what a call costs the host, p50 in microseconds, by the graph's kernel nodes."""
+    """Return what a call costs the host, in microseconds, by the graph's kernel nodes."""
     graphs = report["sections"]["host"]["graphs"]
-    names = list(graphs[0]["p50_ns"])
+
+    def cell(graph: Report, name: str) -> str:
+        return " / ".join(f"{graph[p][name] / 1000:.2f}" for p in ("p10_ns", "p50_ns", "p90_ns"))
+
     return Table(
-        ("host µs per call, p50", *(f"{graph['kernel_nodes']} nodes" for graph in graphs)),
-        tuple(
-            (name, *(f"{graph['p50_ns'][name] / 1000:.2f}" for graph in graphs)) for name in names
+        (
+            "host µs per call, p10 / p50 / p90",
+            *(f"{graph['kernel_nodes']} nodes" for graph in graphs),
         ),
+        tuple((name, *(cell(graph, name) for graph in graphs)) for name in graphs[0]["p50_ns"]),
     )
 
 
