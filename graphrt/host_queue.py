@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class HostQueue:
             if not self._entries:
                 kept = _warm_up(space, read, values)
             graph = space.graph("host queue")
-            graph.capture(lambda values=values: read(values))  # type: ignore[misc]
+            graph.capture(partial(read, values))
             graph.keep(values, kept)
             graph.instantiate()
             graph.upload()
