@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,18 @@ from graphrt.slots import SlotTable
 def by_slot(counts: Sequence[int], rows: Sequence[int]) -> dict[int, int]:
     """Return counts given in the order of a launch's ``rows`` as a mapping from slot to count."""
     if len(counts) != len(rows):
-        raise AcceptError(
-            sentence(
-                "counts",
-                f"{len(counts)} counts",
-                f"the last launch had {len(rows)} rows",
-                "pass one count a row, or a mapping from slot to count",
-            )
-        )
+        raise AcceptError(counts_missing(len(counts), len(rows)))
     return dict(zip(rows, counts, strict=True))
+
+
+def counts_missing(counts: int, rows: int) -> str:
+    """Return the sentence for another number of counts than the last launch had rows."""
+    return sentence(
+        "counts",
+        f"{counts} counts",
+        f"the last launch had {rows} rows",
+        "pass one count a row, or a mapping from slot to count",
+    )
 
 
 def check_counts(counts: Mapping[int, int], slots: SlotTable) -> None:
@@ -32,13 +36,13 @@ def check_counts(counts: Mapping[int, int], slots: SlotTable) -> None:
     slots.check(list(counts))
     for slot, count in counts.items():
         last = slots.last_tokens(slot)
-        if not 0 <= count <= last:
+        if not isinstance(count, Integral) or not 0 <= count <= last:
             raise AcceptError(
                 sentence(
                     f"accepted[{slot}]",
                     count,
                     f"must be 0 … {last}, the tokens of the slot's last launch",
-                    "count the confirmed token and the accepted drafts, no more",
+                    "count the confirmed token and the accepted drafts, whole and no more",
                 )
             )
 

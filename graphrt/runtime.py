@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from graphrt.accepting import by_slot, check_counts, clamped_counts
+from graphrt.accepting import by_slot, check_counts, clamped_counts, counts_missing
 from graphrt.buckets import choose_bucket
 from graphrt.cache import Prefilled, ReplayCache
 from graphrt.capture.bucket_graphs import BucketGraphs, CaptureProgress, Recipe
 from graphrt.capture.buffers import fill, named_tensors
 from graphrt.capture.space import capture_space
 from graphrt.config import RuntimeConfig
-from graphrt.errors import AcceptError, CaptureError, sentence
+from graphrt.errors import AcceptError, CaptureError, ConfigError, sentence
 from graphrt.host_queue import HostQueue
 from graphrt.kernels.chain import BoundChain, accept_counts
 from graphrt.seeds import slot_seed
@@ -106,13 +106,7 @@ class DecodeRuntime:
         is called after each graph. A later capture replaces an earlier one. All or nothing: on
         CaptureError, which names the cause, the runtime is as it was before.
         """
-        if self._closed:
-            raise CaptureError(
-                sentence("runtime", "closed", "a closed runtime captures nothing", "make a new one")
-            )
-        for bucket in self.config.buckets:
-            self._write_rows(bucket, [])
-        self._last = None
+        self._require_open()
 
         def build(bucket: int, tokens: int) -> Recipe[_Bound]:
             chain = BoundChain(self.cache, self._slot_ids[bucket], tokens)
@@ -125,10 +119,19 @@ class DecodeRuntime:
 
             return Recipe(run=run, value=bound, keep=lambda: chain.compiled)
 
+        rows_before = dict(self._rows_in)
+        for bucket in rows_before:
+            self._write_rows(bucket, [])
         graphs: BucketGraphs[_Bound] = BucketGraphs(self._space)
-        graphs.capture(self.config.buckets, self.config.launch_tokens, build, progress)
+        try:
+            graphs.capture(self.config.buckets, self.config.launch_tokens, build, progress)
+        except BaseException:
+            for bucket, rows in rows_before.items():
+                self._write_rows(bucket, rows)
+            raise
         for captured in graphs:
             captured.value.launch = captured.graph.launch
+        self._last = None
         self._graphs.close()
         self._graphs = graphs
 
@@ -137,7 +140,7 @@ class DecodeRuntime:
 
         Raises CaptureError for one that was not captured.
         """
-        return self._graphs[bucket, tokens or self.config.tokens].value.buffers
+        return self._graphs[bucket, self._tokens_of(tokens)].value.buffers
 
     # --- slots -------------------------------------------------------------------------------
 
@@ -149,7 +152,12 @@ class DecodeRuntime:
         new request. Raises SlotError when every slot is taken, ConfigError for tensors of another
         shape; no slot is taken then.
         """
+        self._require_open()
         self.check()
+        if seed is not None and not 0 <= seed < 2**63:
+            raise ConfigError(
+                sentence("seed", seed, "must be 0 … 2**63 - 1", "take it modulo 2**63")
+            )
         slot = self._slots.take()
         try:
             if seed is None:
@@ -163,6 +171,7 @@ class DecodeRuntime:
 
     def release(self, slot: int) -> None:
         """Give ``slot`` back. Raises SlotError if it is not admitted."""
+        self._require_open()
         self.check()
         self._slots.give_back(slot)
         if slot in self._last_rows:
@@ -184,15 +193,14 @@ class DecodeRuntime:
         """
         if self._clamped[-1]:
             self.check()
+        rows = slots if type(slots) is list else list(slots)
+        tokens = self._tokens_of(tokens)
         bound = self._last
-        if (
-            bound is None
-            or self._last_rows != slots
-            or (tokens or self.config.tokens) != bound.chain.tokens
-        ):
-            bound = self._bind(list(slots), tokens or self.config.tokens)
-        if inputs:
-            fill(bound.tensors, len(slots), inputs)
+        if bound is not None and rows == self._last_rows and tokens == bound.chain.tokens:
+            if inputs:
+                fill(bound.tensors, len(rows), inputs)
+        else:
+            bound = self._bind(list(rows), tokens, inputs)
         bound.launch()
         return bound.buffers
 
@@ -205,9 +213,13 @@ class DecodeRuntime:
         AcceptError for a count outside its slot's last launch and SlotError for a slot that is not
         admitted; nothing is written then.
         """
+        self._require_open()
         self.check()
         if isinstance(counts, Tensor):
-            self._last_launch()[0].chain.accept(counts)
+            bound, rows = self._last_launch()
+            if counts.ndim == 1 and len(counts) < len(rows):
+                raise AcceptError(counts_missing(len(counts), len(rows)))
+            bound.chain.accept(counts)
             return
         if not isinstance(counts, Mapping):
             counts = by_slot(counts, self._last_launch()[1])
@@ -243,11 +255,23 @@ class DecodeRuntime:
         """Close the runtime."""
         self.close()
 
-    def _bind(self, rows: list[int], tokens: int) -> _Bound:
-        """Check ``rows``, write them into their bucket's slot_ids if they changed, note T."""
+    def _tokens_of(self, tokens: int | None) -> int:
+        return self.config.tokens if tokens is None else tokens
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise CaptureError(
+                sentence("runtime", "closed", "its graphs are gone", "make a new DecodeRuntime")
+            )
+
+    def _bind(self, rows: list[int], tokens: int, inputs: Mapping[str, Any]) -> _Bound:
+        """Check and fill a launch of other rows or another T than the last; make it the last."""
+        self._require_open()
         self._slots.check(rows)
         bucket = choose_bucket(len(rows), self.config.buckets)
         bound = self._graphs[bucket, tokens].value
+        if inputs:
+            fill(bound.tensors, len(rows), inputs)
         if self._rows_in[bucket] != rows:
             self._write_rows(bucket, rows)
         self._slots.launched(rows, tokens)
