@@ -8,10 +8,14 @@ Knows nothing of kernels or of Mamba.
     buffers             named static tensors
     bucket_graphs       one graph per (bucket, T)
     driver              the only file that imports cuda-python
+    audit/              PDL links: whether compiled code and a graph's edges keep the rules
 """
 
 from __future__ import annotations
 
+from graphrt.capture.audit.chain import audit_chain, audit_kernel
+from graphrt.capture.audit.edges import Node, audit_graph
+from graphrt.capture.audit.links import KernelCode
 from graphrt.capture.bucket_graphs import BucketGraph, BucketGraphs, CaptureProgress, Recipe
 from graphrt.capture.buffers import fill, named_tensors, nbytes
 from graphrt.capture.cuda_graph import CudaGraph, CudaSpace
@@ -27,9 +31,14 @@ __all__ = [
     "CudaSpace",
     "Graph",
     "GraphState",
+    "KernelCode",
+    "Node",
     "Recipe",
     "RecordSpace",
     "RecordedGraph",
+    "audit_chain",
+    "audit_graph",
+    "audit_kernel",
     "capture_space",
     "fill",
     "named_tensors",

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the audit is told of a chain: which stage touches which tensors, and which are linked.
+
+A chain states this once, as plain data. `chain_links` turns it into one `Link` per stage: which of
+its arguments point into tensors that kernels still running may read or write before the wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from graphrt.errors import CaptureError, sentence
+
+
+class Stage(Protocol):
+    """One kernel of a chain, as its owner declares it. Arguments are named as in the kernel."""
+
+    @property
+    def name(self) -> str:
+        """What findings call the stage."""
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel function, as in PTX and in a graph's node."""
+
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """Each argument that is read, and the tensor it points into."""
+
+    @property
+    def writes(self) -> Mapping[str, str]:
+        """Each argument that is written, and the tensor it points into."""
+
+    @property
+    def older(self) -> Collection[str]:
+        """Arguments read before the wait in rows that no stage still running writes.
+
+        Provenance tells tensors apart and not their rows, so the audit trusts this, and lists it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCode:
+    """A compiled kernel: its PTX, and the names of its parameters in order, hidden ones left out.
+
+    programmatic: whether it is launched with PDL, None where that is not known.
+    """
+
+    ptx: str
+    arguments: tuple[str, ...]
+    programmatic: bool | None = None
+
+    @classmethod
+    def of(cls, compiled: Any) -> KernelCode:
+        """Return the code of a compiled Triton kernel, as a launch returns it.
+
+        Raises CaptureError for an object that carries no PTX or no signature.
+        """
+        text = getattr(compiled, "asm", {}).get("ptx")
+        signature = getattr(getattr(compiled, "src", None), "signature", None)
+        if not isinstance(text, str) or not isinstance(signature, Mapping):
+            raise CaptureError(
+                sentence(
+                    "kernel",
+                    type(compiled).__name__,
+                    "the audit reads asm['ptx'] and src.signature",
+                    "pass a kernel that Triton compiled for CUDA",
+                )
+            )
+        arguments = {name: type_ for name, type_ in signature.items() if type_ != "constexpr"}
+        several = [n for n, t in arguments.items() if not isinstance(t, str) or "tensordesc" in t]
+        if several:
+            raise CaptureError(
+                sentence(
+                    "arguments",
+                    several,
+                    "tuples and tensor descriptors become several parameters each",
+                    "pass KernelCode the names of the parameters of the PTX",
+                )
+            )
+        programmatic = getattr(getattr(compiled, "metadata", None), "launch_pdl", None)
+        return cls(text, tuple(arguments), programmatic)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the audit holds one kernel to.
+
+    programmatic: the kernel is linked to the one before it, so it must wait. signals: the next one
+    is linked to it. reads, writes: the declared arguments and their tensors. written, read: of
+    those arguments the ones whose tensor a stage upstream writes, or reads, with the stages that
+    may still be running when this one starts. older: see `Stage`.
+    """
+
+    stage: str
+    kernel: str
+    programmatic: bool
+    signals: bool
+    reads: Mapping[str, str]
+    writes: Mapping[str, str]
+    written: Mapping[str, tuple[str, ...]]
+    read: Mapping[str, tuple[str, ...]]
+    older: frozenset[str] = frozenset()
+
+
+def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, Link]:
+    """Return the link of each stage, by name, in order.
+
+    linked: the names of the stages launched programmatically after the stage before them. Such a
+    stage starts when the one before has signalled; and that one, if linked too, may have signalled
+    before its own wait. So what may still be running reaches back to the last stage that was
+    launched normally, which had all before it complete. Raises CaptureError for a name in
+    ``linked`` that is no stage or the first, and for ``older`` arguments that are not read.
+    """
+    known = [stage.name for stage in stages]
+    for name in linked:
+        if name not in known[1:]:
+            raise CaptureError(
+                sentence("linked", name, f"must be one of {known[1:]}", "name a later stage")
+            )
+    links = {}
+    for index, stage in enumerate(stages):
+        strangers = set(stage.older) - set(stage.reads)
+        if strangers:
+            raise CaptureError(
+                sentence(
+                    f"{stage.name}.older",
+                    sorted(strangers),
+                    "a declared older read must be declared as read",
+                    "add it to reads",
+                )
+            )
+        upstream = _upstream(stages, index, linked)
+        own = {**stage.reads, **stage.writes}
+        links[stage.name] = Link(
+            stage.name,
+            stage.kernel,
+            stage.name in linked,
+            index + 1 < len(stages) and stages[index + 1].name in linked,
+            dict(stage.reads),
+            dict(stage.writes),
+            _meeting(own, {before.name: before.writes for before in upstream}),
+            _meeting(own, {before.name: before.reads for before in upstream}),
+            frozenset(stage.older),
+        )
+    return links
+
+
+def _upstream(stages: Sequence[Stage], index: int, linked: Collection[str]) -> list[Stage]:
+    """Return the stages that may still be running if stage ``index`` is launched with PDL."""
+    running: list[Stage] = []
+    while index > 0:
+        index -= 1
+        running.insert(0, stages[index])
+        if stages[index].name not in linked:
+            break
+    return running
+
+
+def _meeting(
+    own: Mapping[str, str], others: Mapping[str, Mapping[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    """Return per argument the stages among ``others`` that name its tensor."""
+    met = {
+        argument: tuple(name for name, named in others.items() if tensor in named.values())
+        for argument, tensor in own.items()
+    }
+    return {argument: stages for argument, stages in met.items() if stages}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages of the chain touch: each kernel's pointer arguments, and which are PDL-linked.
+
+Plain data, for whoever checks the links (`graphrt.capture.audit`): the kernels themselves do not
+read it. An argument is called after the tensor it points into, so ``b_ring_ptr`` is ``b_ring`` in
+every kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphrt.config import PdlLinks
+
+
+@dataclass(frozen=True, slots=True)
+class StageAccess:
+    """What one kernel reads and writes: per argument, the tensor.
+
+    older: arguments read before the wait in rows that no kernel still running writes.
+    """
+
+    name: str
+    kernel: str
+    reads: dict[str, str]
+    writes: dict[str, str]
+    older: frozenset[str] = frozenset()
+
+
+def _tensors(*arguments: str) -> dict[str, str]:
+    return {argument: argument.removesuffix("_ptr") for argument in arguments}
+
+
+_CURSORS = (
+    "held_ptr",
+    "ring_start_ptr",
+    "conv_pos_ptr",
+    "flushed_ptr",
+    "last_tokens_ptr",
+    "rand_seed_ptr",
+    "accepted_ptr",
+)
+
+STAGES = (
+    StageAccess(
+        "advance",
+        "_advance_kernel",
+        reads=_tensors("slot_ids_ptr", *_CURSORS),
+        writes=_tensors(*_CURSORS, "clamped_ptr"),
+    ),
+    StageAccess(
+        "conv1d",
+        "_conv1d_kernel",
+        reads=_tensors(
+            "xbc_ptr", "weight_ptr", "bias_ptr", "conv_ring_ptr", "slot_ids_ptr", "conv_pos_ptr"
+        ),
+        writes=_tensors("conv_ring_ptr", "conv_out_ptr"),
+    ),
+    StageAccess(
+        "precompute",
+        "_precompute_kernel",
+        reads=_tensors(
+            "conv_out_ptr",
+            "dt_ptr",
+            "A_ptr",
+            "dt_bias_ptr",
+            "b_ring_ptr",
+            "dt_ring_ptr",
+            "slot_ids_ptr",
+            "held_ptr",
+            "ring_start_ptr",
+        ),
+        writes=_tensors("b_ring_ptr", "dt_ring_ptr", "causal_ptr", "decay_ptr"),
+    ),
+    StageAccess(
+        "state_update",
+        "_state_update_kernel",
+        reads=_tensors(
+            "conv_out_ptr",
+            "causal_ptr",
+            "decay_ptr",
+            "state_ptr",
+            "x_ring_ptr",
+            "b_ring_ptr",
+            "dt_ring_ptr",
+            "A_ptr",
+            "D_ptr",
+            "z_ptr",
+            "slot_ids_ptr",
+            "held_ptr",
+            "ring_start_ptr",
+            "flushed_ptr",
+            "rand_seed_ptr",
+        ),
+        writes=_tensors("state_ptr", "x_ring_ptr", "out_ptr"),
+        # The fold reads history rows [0, held) while precompute appends [held, held + T) of the
+        # same slot; a ring has room for both (`graphrt.ring`).
+        older=frozenset({"b_ring_ptr", "dt_ring_ptr"}),
+    ),
+)
+"""The kernels of the chain in their order: advance once a launch, the others once a layer."""
+
+
+def linked_stages(links: PdlLinks) -> frozenset[str]:
+    """Return the names of the stages that ``links`` launches programmatically."""
+    named = {"precompute": links.precompute, "state_update": links.state_update}
+    return frozenset(name for name, linked in named.items() if linked)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit acquits the chain as it is shipped, and convicts its kernels once their PTX is changed.
+
+One rank of eight of a real model, as in tests/test_aot.py. Nothing runs, no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from graphrt.capture.audit.chain import audit_chain, audit_kernel
+from graphrt.capture.audit.links import KernelCode, Link, chain_links
+from graphrt.capture.audit.provenance import Provenance
+from graphrt.capture.audit.ptx import read
+from graphrt.capture.audit.verdict import Rule, Severity, Verdict
+from graphrt.config import PdlLinks
+from graphrt.kernels.links import STAGES, linked_stages
+from tests.helpers.aot import recorded_launches
+from tests.helpers.cases import BASE, Case
+from tests.helpers.rows import BF16, FP16
+
+RANK = replace(
+    BASE,
+    heads=16,
+    head_dim=64,
+    state_dim=128,
+    groups=1,
+    tokens=6,
+    window=16,
+    launch_tokens=(6,),
+    activation_dtype=BF16,
+    slots=64,
+    buckets=(1, 32),
+)
+STOCHASTIC = replace(RANK, state_dtype=FP16, rounding="stochastic")
+BARE = replace(RANK, has_D=False, has_z=False, has_dt_bias=False, has_conv_bias=False)
+BOTH = PdlLinks(precompute=True, state_update=True)
+FIRST = PdlLinks(precompute=True, state_update=False)
+SECOND = PdlLinks(precompute=False, state_update=True)
+NONE = PdlLinks(precompute=False, state_update=False)
+HISTORY = {"b_ring_ptr", "dt_ring_ptr"}
+WAIT = "griddepcontrol.wait"
+
+
+@cache
+def codes(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, KernelCode]:
+    launches = recorded_launches(case, links, bucket)
+    return {stage: KernelCode.of(one.compile(capability)) for stage, one in launches.items()}
+
+
+@pytest.mark.parametrize(
+    ("case", "links", "bucket", "capability"),
+    [
+        (RANK, BOTH, 1, 90),
+        (RANK, BOTH, 32, 90),
+        (RANK, BOTH, 32, 100),
+        (STOCHASTIC, BOTH, 32, 100),
+        (BARE, BOTH, 32, 90),
+        (BASE, BOTH, 2, 90),
+        (RANK, FIRST, 32, 90),
+        (RANK, SECOND, 32, 90),
+        (RANK, NONE, 32, 90),
+    ],
+    ids=["one", "sm_90", "sm_100", "stochastic", "bare", "fp32", "first", "second", "none"],
+)
+def test_the_shipped_chain_is_acquitted(
+    case: Case, links: PdlLinks, bucket: int, capability: int
+) -> None:
+    chain = audit_chain(codes(case, links, bucket, capability), STAGES, linked_stages(links))
+    assert [verdict.stage for verdict in chain.stages] == [stage.name for stage in STAGES]
+    assert chain.acquitted and not chain.findings, str(chain)
+    trusted = {(trusted.stage, trusted.argument) for trusted in chain.trusted}
+    assert trusted == ({("state_update", a) for a in HISTORY} if links.state_update else set())
+
+
+def test_the_declaration_is_what_the_kernels_do() -> None:
+    """Over cases that use every optional argument, the declared accesses are those in the code."""
+    kernels = {name: one.kernel for name, one in recorded_launches(RANK, BOTH, 32).items()}
+    assert {stage.name: stage.kernel for stage in STAGES} == {
+        name: kernel.__name__ for name, kernel in kernels.items()
+    }
+    read_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
+    written_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
+    for case in (RANK, STOCHASTIC):
+        for stage, code in codes(case, BOTH, 32, 100 if case is STOCHASTIC else 90).items():
+            module = read(code.ptx)
+            provenance = Provenance(module, module.kernel())
+            provenance.solve()
+            for access in provenance.accesses():
+                names = {code.arguments[number] for number in access.arguments}
+                assert access.decided and len(names) == 1
+                if access.kind.reads:
+                    read_by[stage] |= names
+                if access.kind.writes:
+                    written_by[stage] |= names
+    for stage in STAGES:
+        arguments = kernels[stage.name].arg_names
+        pointers = {name for name in arguments if name.endswith("_ptr")}
+        assert set(stage.reads) | set(stage.writes) == pointers
+        assert set(stage.reads) == read_by[stage.name]
+        assert set(stage.writes) == written_by[stage.name]
+
+
+def test_one_name_is_one_tensor_in_every_kernel() -> None:
+    """The declaration calls tensors after the arguments, so these must agree across the chain."""
+    memory: dict[str, int] = {}
+    for launch in recorded_launches(RANK, BOTH, 32).values():
+        for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
+            if isinstance(value, Tensor):
+                assert memory.setdefault(name, value.data_ptr()) == value.data_ptr(), name
+    assert len(set(memory.values())) == len(memory), "two names of one tensor"
+
+
+def test_without_the_declaration_exactly_the_history_reads_are_convicted() -> None:
+    link = replace(links_of()["state_update"], older=frozenset())
+    verdict = audit_kernel(codes(RANK, BOTH, 32, 90)["state_update"], link)
+    races = verdict.of(Severity.RACE)
+    assert {f.rule for f in races} == {Rule.EARLY_LOAD}
+    assert {f.argument for f in races} == HISTORY
+    for finding in races:
+        assert finding.source is not None
+        assert finding.source.file.endswith("state_update.py")
+
+
+def test_a_declaration_that_is_not_needed_is_noted() -> None:
+    link = replace(links_of()["precompute"], older=frozenset({"b_ring_ptr"}))
+    verdict = audit_kernel(codes(RANK, BOTH, 32, 90)["precompute"], link)
+    assert verdict.acquitted
+    assert [(f.rule, f.argument) for f in verdict.findings] == [(Rule.IDLE, "b_ring_ptr")]
+
+
+def test_a_store_that_is_not_declared_is_reported() -> None:
+    link = links_of()["precompute"]
+    writes = {name: tensor for name, tensor in link.writes.items() if name != "causal_ptr"}
+    verdict = audit_kernel(codes(RANK, BOTH, 32, 90)["precompute"], replace(link, writes=writes))
+    assert [(f.severity, f.rule, f.argument) for f in verdict.findings] == [
+        (Severity.UNDECIDED, Rule.UNDECLARED, "causal_ptr")
+    ]
+
+
+# --- mutants --------------------------------------------------------------------------------------
+
+LINKED = pytest.mark.parametrize("stage", ["precompute", "state_update"])
+
+
+def links_of() -> dict[str, Link]:
+    return chain_links(STAGES, linked_stages(BOTH))
+
+
+def lines_of(stage: str) -> list[str]:
+    return codes(RANK, BOTH, 32, 90)[stage].ptx.splitlines()
+
+
+def verdict_on(stage: str, lines: list[str]) -> Verdict:
+    code = replace(codes(RANK, BOTH, 32, 90)[stage], ptx="\n".join(lines))
+    return audit_kernel(code, links_of()[stage])
+
+
+def the_wait(lines: list[str]) -> int:
+    (index,) = (i for i, line in enumerate(lines) if WAIT in line)
+    return index
+
+
+@LINKED
+def test_without_its_wait_a_kernel_is_convicted(stage: str) -> None:
+    lines = lines_of(stage)
+    del lines[the_wait(lines)]
+    verdict = verdict_on(stage, lines)
+    link = links_of()[stage]
+    races = verdict.of(Severity.RACE)
+    assert races[0].rule is Rule.NO_WAIT
+    loaded = {f.argument for f in races if f.rule is Rule.EARLY_LOAD}
+    assert loaded == (set(link.written) & set(link.reads)) - link.older
+
+
+@LINKED
+def test_a_second_wait_is_only_noted(stage: str) -> None:
+    lines = lines_of(stage)
+    index = the_wait(lines)
+    verdict = verdict_on(stage, [*lines[:index], lines[index], *lines[index:]])
+    assert verdict.acquitted
+    assert [f.rule for f in verdict.findings] == [Rule.MANY_WAITS]
+
+
+@LINKED
+def test_a_wait_moved_below_any_load_of_upstream_s_is_convicted(stage: str) -> None:
+    """The wait is put behind each such load in turn: the finding names that load's line."""
+    lines = lines_of(stage)
+    index = the_wait(lines)
+    wait = lines.pop(index)
+    link = links_of()[stage]
+    unwaited = verdict_on(stage, lines)
+    loads = {
+        number: f.argument
+        for f in unwaited.findings
+        if f.rule is Rule.EARLY_LOAD
+        for number in f.ptx_lines
+    }
+    assert len(loads) > 3
+    for number, argument in loads.items():
+        assert argument in link.written
+        verdict = verdict_on(stage, [*lines[:number], wait, *lines[number:]])
+        early = [f for f in verdict.of(Severity.RACE) if number in f.ptx_lines]
+        assert [(f.rule, f.argument) for f in early] == [(Rule.EARLY_LOAD, argument)], number
+
+
+@LINKED
+def test_a_wait_at_the_very_start_is_acquitted(stage: str) -> None:
+    lines = lines_of(stage)
+    wait = lines.pop(the_wait(lines))
+    start = next(i for i, line in enumerate(lines) if "%bb.0" in line)
+    verdict = verdict_on(stage, [*lines[: start + 1], wait, *lines[start + 1 :]])
+    assert verdict.acquitted, str(verdict)
+    assert not verdict.trusted
+
+
+@LINKED
+@pytest.mark.parametrize(
+    "before", ["@%p1 bra $around;", "@%p1 ret;", "@!%p1 exit;"], ids=["branch", "return", "exit"]
+)
+def test_a_path_around_the_wait_is_convicted(stage: str, before: str) -> None:
+    lines = lines_of(stage)
+    index = the_wait(lines)
+    lines[index : index + 1] = [before, lines[index], *(["$around:"] if "bra" in before else [])]
+    verdict = verdict_on(stage, lines)
+    found = [f for f in verdict.of(Severity.RACE) if f.rule is Rule.NO_WAIT]
+    assert [f.ptx_lines for f in found] == [(index + 1,)]
+
+
+@LINKED
+def test_a_wait_that_not_every_thread_makes_is_convicted(stage: str) -> None:
+    lines = lines_of(stage)
+    lines[the_wait(lines)] = f"@%p1 {WAIT};"
+    assert Rule.NO_WAIT in {f.rule for f in verdict_on(stage, lines).of(Severity.RACE)}
+
+
+def test_an_early_access_to_another_tensor_s_argument_is_convicted() -> None:
+    """The state's pointer is replaced by conv_out's: early loads and stores are now races."""
+    lines = lines_of("state_update")
+    number = codes(RANK, BOTH, 32, 90)["state_update"].arguments.index("state_ptr")
+    changed = [re.sub(rf"(ld\.param.*_param_){number}\]", r"\g<1>0]", line) for line in lines]
+    assert changed != lines
+    races = verdict_on("state_update", changed).of(Severity.RACE)
+    assert {(f.rule, f.argument) for f in races} == {
+        (Rule.EARLY_LOAD, "conv_out_ptr"),
+        (Rule.EARLY_STORE, "conv_out_ptr"),
+    }
+
+
+@pytest.mark.parametrize("stage", ["conv1d", "precompute"])
+def test_without_its_signal_a_kernel_loses_its_overlap_and_is_no_race(stage: str) -> None:
+    lines = [line for line in lines_of(stage) if "launch_dependents" not in line]
+    verdict = verdict_on(stage, lines)
+    assert not verdict.acquitted
+    assert [(f.severity, f.rule) for f in verdict.findings] == [
+        (Severity.LOST_OVERLAP, Rule.NO_SIGNAL)
+    ]
+
+
+def test_the_verdict_in_the_documentation_is_the_chain_s() -> None:
+    """But for the numbers of lines, which move with the kernel."""
+    document = Path(__file__).parents[2] / "docs" / "inspection.md"
+    chain = audit_chain(codes(RANK, BOTH, 32, 90), STAGES, linked_stages(BOTH))
+    printed, written = (
+        re.sub(r"\.py:\d+", ".py", text)
+        for text in (str(chain.stages[-1]), document.read_text("utf-8"))
+    )
+    assert f"```text\n{printed}\n```" in written

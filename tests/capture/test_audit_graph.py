@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph half of the audit, on lists of nodes and edges made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphrt.capture.audit.edges import Node, audit_graph
+from graphrt.capture.audit.verdict import Rule, Severity, Verdict
+from graphrt.capture.driver import Edge
+from graphrt.config import PdlLinks
+from graphrt.errors import CaptureError
+from graphrt.kernels.links import STAGES, linked_stages
+
+BOTH = linked_stages(PdlLinks(precompute=True, state_update=True))
+COPY = "vectorized_elementwise_kernel"
+
+
+def full(source: int, target: int) -> Edge:
+    return Edge(source, target, 0, 0, 0)
+
+
+def linked(source: int, target: int) -> Edge:
+    return Edge(source, target, 1, 0, 1)
+
+
+def chain(layers: int) -> tuple[dict[int, Node], list[Edge]]:
+    """Return what a capture of the chain gives: advance, then three kernels a layer."""
+    nodes = {0: Node("kernel", STAGES[0].kernel)}
+    edges = []
+    for _ in range(layers):
+        for stage in STAGES[1:]:
+            node = len(nodes)
+            edges.append((linked if stage.name in BOTH else full)(node - 1, node))
+            nodes[node] = Node("kernel", stage.kernel)
+    return nodes, edges
+
+
+def verdict_on(nodes: dict[int, Node], edges: list[Edge]) -> Verdict:
+    return audit_graph(nodes, edges, STAGES, BOTH)
+
+
+def found(verdict: Verdict) -> list[tuple[Severity, Rule, str, tuple[int, ...]]]:
+    return [(f.severity, f.rule, f.stage, f.nodes) for f in verdict.findings]
+
+
+def test_the_chain_s_own_graph_is_acquitted() -> None:
+    verdict = verdict_on(*chain(layers=2))
+    assert verdict.acquitted and not verdict.findings
+
+
+def test_a_link_that_became_a_full_edge_is_convicted_once_for_all_layers() -> None:
+    nodes, edges = chain(layers=3)
+    edges = [full(e.source, e.target) if e.target in (2, 5) else e for e in edges]
+    verdict = verdict_on(nodes, edges)
+    assert found(verdict) == [(Severity.LOST_OVERLAP, Rule.EDGE, "precompute", (2, 5))]
+    assert "2 x" in str(verdict)
+
+
+@pytest.mark.parametrize("between", [Node("memcpy"), Node("memset"), Node("kernel", COPY)], ids=str)
+def test_a_node_between_two_stages_is_convicted_and_named(between: Node) -> None:
+    """What a ``.contiguous()`` between conv1d and precompute leaves in the graph."""
+    nodes, edges = chain(layers=1)
+    nodes[9] = between
+    edges[1:2] = [full(1, 9), full(9, 2)]
+    verdict = verdict_on(nodes, edges)
+    assert found(verdict) == [(Severity.LOST_OVERLAP, Rule.SPLIT, "precompute", (2,))]
+    assert str(between) in verdict.findings[0].sentence
+
+
+def test_a_linked_launch_behind_a_foreign_kernel_is_undecided_too() -> None:
+    nodes, edges = chain(layers=1)
+    nodes[9] = Node("kernel", COPY)
+    edges[1:2] = [full(1, 9), linked(9, 2)]
+    assert found(verdict_on(nodes, edges)) == [
+        (Severity.LOST_OVERLAP, Rule.SPLIT, "precompute", (2,)),
+        (Severity.UNDECIDED, Rule.EDGE, "precompute", (2,)),
+    ]
+
+
+def test_a_programmatic_edge_into_a_stage_that_does_not_wait_is_a_race() -> None:
+    nodes, edges = chain(layers=2)
+    edges = [linked(e.source, e.target) if e.target == 4 else e for e in edges]
+    assert found(verdict_on(nodes, edges)) == [(Severity.RACE, Rule.EDGE, "conv1d", (4,))]
+
+
+def test_a_stage_without_its_producer_is_undecided() -> None:
+    nodes, edges = chain(layers=1)
+    del edges[1]
+    assert found(verdict_on(nodes, edges)) == [(Severity.UNDECIDED, Rule.EDGE, "precompute", (2,))]
+
+
+def test_an_additional_full_edge_from_elsewhere_does_no_harm() -> None:
+    nodes, edges = chain(layers=1)
+    nodes[9] = Node("memset")
+    assert verdict_on(nodes, [*edges, full(9, 2)]).acquitted
+
+
+def test_other_people_s_links_are_undecided() -> None:
+    nodes, edges = chain(layers=1)
+    nodes[9] = Node("kernel", COPY)
+    verdict = verdict_on(nodes, [*edges, linked(3, 9)])
+    assert found(verdict) == [(Severity.UNDECIDED, Rule.EDGE, f"kernel {COPY}", (9,))]
+
+
+def test_an_edge_to_nowhere_is_refused() -> None:
+    nodes, edges = chain(layers=1)
+    with pytest.raises(CaptureError, match="pass all nodes"):
+        verdict_on(nodes, [*edges, full(3, 77)])
