@@ -68,6 +68,12 @@ gpu: setup ## the tests that need a GPU, then the report under benchmarks/
 	$(PY) -m tools.gpu_report $(REPORT) || status=1; \
 	exit $$status
 
+# No GPU is needed. PYTHONPATH=FOLDER make facts, where FOLDER holds another Triton, writes its file.
+.PHONY: facts
+facts: export OMP_NUM_THREADS := 1
+facts: setup ## write anew what the kernels compile to, tests/golden/static_facts-triton-*.json
+	env -u TRITON_INTERPRET $(PY) -m tools.static_facts
+
 .PHONY: lint
 lint: setup ## ruff and strict mypy
 	$(PY) -m ruff check

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script: ``graphrt info | demo | generate``.
+"""The console script: ``graphrt info | demo | generate | bench``.
 
 Each verb's module has ``main(args: argparse.Namespace) -> int`` and is imported when its verb runs.
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. A failure is one sentence on
@@ -22,6 +22,7 @@ _MODULES = {
     "info": "graphrt.info",
     "demo": "graphrt.demo",
     "generate": "graphrt.models.cli",
+    "bench": "graphrt.bench.cli",
 }
 
 
@@ -86,7 +87,44 @@ def build_parser() -> argparse.ArgumentParser:
         help="text to continue; repeat it to decode a batch",
     )
     _add_decoding(generate)
+    _add_bench(
+        verbs.add_parser(
+            "bench", parents=[common], help="time the chain beside its peers, correct first"
+        )
+    )
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    dtypes = ("fp32", "bf16", "fp16")
+    bench.add_argument(
+        "--shape", nargs="+", metavar="NAME", help="rank (default), whole, tiny, or H,P,N,G"
+    )
+    bench.add_argument("--batch", nargs="+", type=_positive, metavar="N", help="default 1 … 1024")
+    bench.add_argument("--tokens", nargs="+", type=_positive, default=[6], metavar="T")
+    bench.add_argument(
+        "--window", nargs="+", type=_positive, default=[16], metavar="W", help="W ≥ T"
+    )
+    bench.add_argument("--state-dtype", nargs="+", choices=dtypes, default=["fp16", "fp32"])
+    bench.add_argument("--activation-dtype", nargs="+", choices=dtypes, default=["bf16"])
+    bench.add_argument("--rounding", choices=("nearest", "stochastic"), default="nearest")
+    bench.add_argument("--pdl", choices=("on", "off", "both"), default="on")
+    bench.add_argument(
+        "--history",
+        nargs="+",
+        default=["histogram"],
+        metavar="H",
+        help="what launches accept: histogram, fixed:A, all-flush, no-flush",
+    )
+    bench.add_argument(
+        "--peers", nargs="*", metavar="NAME", help="peers to look for (default: all; none for none)"
+    )
+    bench.add_argument("--rounds", type=_positive, metavar="N", help="replays of every graph")
+    bench.add_argument("--quick", action="store_true", help="tiny counts, to try it out")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write JSON, after every case")
+    bench.add_argument("--commit", metavar="HASH", help="the commit, where git cannot say")
+    bench.add_argument("--device", help="cuda, cuda:1 or cpu (default: cuda where there is one)")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:

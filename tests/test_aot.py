@@ -12,15 +12,16 @@ from functools import cache
 import pytest
 
 from graphrt.config import PdlLinks
-from tests.helpers.aot import STAGES, disassemble, recorded_launches, resource_usage
-from tests.helpers.assembly import (
-    Access,
+from graphrt.kernels.ahead import STAGES
+from graphrt.kernels.assembly import (
     Instruction,
-    accesses,
     ptx_instructions,
+    resource_usage,
     sass_instructions,
     waits_at_exit,
 )
+from tests.helpers.aot import recorded_launches
+from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import BASE, Case
 from tests.helpers.rows import BF16, FP16
 
@@ -72,7 +73,7 @@ def build(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str
     for stage, launch in recorded_launches(case, links, bucket).items():
         compiled = launch.compile(capability)
         built[stage] = Built(
-            sass_instructions(disassemble(compiled)),
+            sass_instructions(compiled),
             ptx_instructions(compiled),
             accesses(compiled, launch.arguments_left()),
             resource_usage(compiled),

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from graphrt.bench.jsonfile import write_json
 from tools import gpu_report
-from tools.gpu.report import run_sections, write_json
+from tools.gpu.report import run_sections
 from tools.gpu.settings import Settings
 from tools.gpu.tables import TABLES, as_text
 

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from graphrt.bench import conditions
 from graphrt.capture import space
 from graphrt.capture.driver import Edge
 from graphrt.capture.graph import RecordedGraph
 from tools import gpu_report
-from tools.gpu import conditions, host, links, sanitizer, small_chain
+from tools.gpu import host, links, sanitizer, small_chain
 from tools.gpu.host import interleaved
 from tools.gpu.links import LINKS, check_chain
 from tools.gpu.report import run_section

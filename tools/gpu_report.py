@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from graphrt.bench.conditions import REPOSITORY, clocks, conditions, gpu_slug
+from graphrt.bench.jsonfile import write_json
 from graphrt.config import resolve_device
-from tools.gpu.conditions import REPOSITORY, clocks, conditions, gpu_slug
 from tools.gpu.demo import demo_speed
 from tools.gpu.device_time import device_time
 from tools.gpu.eager import graph_equals_eager
 from tools.gpu.host import host_cost
 from tools.gpu.links import programmatic_links
-from tools.gpu.report import Section, run_sections, write_json
+from tools.gpu.report import Section, run_sections
 from tools.gpu.sanitizer import sanitizer
 from tools.gpu.settings import Settings
 from tools.gpu.soak import soak

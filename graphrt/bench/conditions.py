@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Under which conditions a report was made."""
+"""Under which conditions a report or a benchmark was made."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def gpu_slug(device: torch.device) -> str:
 
 
 def source_sha256() -> str:
-    """Return a digest of the package's and this tool's sources, which git may not be there for."""
+    """Return a digest of the sources that measure, which git may not be there to name."""
     digest = hashlib.sha256()
     folders = (REPOSITORY / "graphrt", REPOSITORY / "tools" / "gpu")
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
@@ -118,6 +118,8 @@ def _git() -> dict[str, Any]:
             return None
         return answer.stdout.strip() if answer.returncode == 0 else None
 
+    if not (REPOSITORY / ".git").exists():  # installed: what git finds above is not graphrt's
+        return {"hash": None, "dirty": None}
     status = git("status", "--porcelain")
     return {
         "hash": git("rev-parse", "--verify", "HEAD"),

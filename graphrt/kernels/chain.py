@@ -25,7 +25,7 @@ from graphrt.kernels.pdl import usable_links
 from graphrt.kernels.precompute import precompute
 from graphrt.kernels.state_update import state_update
 from graphrt.kernels.tensors import LayerInputs, LayerWeights
-from graphrt.kernels.tuning import lookup
+from graphrt.kernels.tuning import architecture, lookup
 
 if TYPE_CHECKING:
     from graphrt.cache import ReplayCache
@@ -60,7 +60,14 @@ class BoundChain:
         self._layers = [cache.layer(layer) for layer in range(config.layers)]
         self._scratch = cache.scratch(self.rows, tokens)
         self._links = usable_links(config.pdl, config.device)
-        self._launch = lookup(config.shape, self.rows)
+        self._launch = lookup(
+            config.shape,
+            self.rows,
+            tokens=tokens,
+            state_dtype=config.state_dtype,
+            activation_dtype=config.activation_dtype,
+            arch=architecture(config.device),
+        )
         self._stochastic = config.rounding == "stochastic"
         self._use_kernels = runs_kernels(config.device)
 

@@ -53,7 +53,7 @@ def test_two_hundred_launches() -> None:
 def test_every_kind_of_launch_configuration(
     launch: ChainLaunch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "lookup", lambda shape, rows: launch)
+    monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: launch)
     case = replace(TINY, heads=6, groups=2, head_dim=80, state_dim=18, activation_dtype=BF16)
     MirroredDriver(case).run(5)
 

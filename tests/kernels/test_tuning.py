@@ -1,10 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shape and bucket has a launch configuration, and it can be launched."""
+"""Every shape and bucket has a launch configuration that can be launched, and says its match."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from graphrt.config import ChainShape
-from graphrt.kernels.tuning import lookup
+from graphrt.kernels import tuning
+from graphrt.kernels.tuning import (
+    ChainLaunch,
+    Conv1dLaunch,
+    Key,
+    PrecomputeLaunch,
+    StateUpdateLaunch,
+    choose,
+    defaults,
+    lookup,
+)
 
 SHAPES = [
     ChainShape(heads=heads, head_dim=head_dim, state_dim=128)
@@ -35,3 +50,125 @@ def test_look_up_is_pure() -> None:
     assert [lookup(shape, rows) for rows in (1, 64, 1)] == [
         lookup(shape, rows) for rows in (1, 64, 1)
     ]
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "sm_103", "sm_999", None)
+KEY = Key(16, 64, 128, 6, "float16", "bfloat16", 16)
+
+
+def launch(number: int) -> ChainLaunch:
+    return ChainLaunch(
+        Conv1dLaunch(64, 1), PrecomputeLaunch(number, 4), StateUpdateLaunch(16, 2), "exact"
+    )
+
+
+def at(row_heads: int, **changed: object) -> Key:
+    return replace(KEY, row_heads=row_heads, **changed)
+
+
+MEASURED = [(at(16), launch(1)), (at(256), launch(2)), (at(4096), launch(4))]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_look_up_never_falls_off_the_end(arch: str | None, dtype: torch.dtype) -> None:
+    for rows in (1, 7, 4096, 10**9):
+        for tokens in (1, 6, 16):
+            found = lookup(SHAPES[0], rows, tokens=tokens, state_dtype=dtype, arch=arch)
+            assert found.match == "default"  # nobody measures one head of 16
+
+
+@pytest.mark.parametrize(
+    ("row_heads", "state_update"),
+    [
+        (1, StateUpdateLaunch(16, 4)),
+        (64, StateUpdateLaunch(16, 4)),
+        (65, StateUpdateLaunch(16, 2)),
+        (512, StateUpdateLaunch(16, 2)),
+        (513, StateUpdateLaunch(64, 4)),
+        (10**9, StateUpdateLaunch(64, 4)),
+    ],
+)
+def test_the_defaults_by_row_heads(row_heads: int, state_update: StateUpdateLaunch) -> None:
+    assert choose(at(row_heads), (), defaults()).state_update == state_update
+
+
+@pytest.mark.parametrize(
+    ("key", "heads", "match"),
+    [
+        (at(16), 1, "exact"),
+        (at(32), 1, "nearest"),
+        (at(63), 1, "nearest"),
+        (at(64), 1, "nearest"),  # as far from both: fewer row-heads
+        (at(65), 2, "nearest"),
+        (at(256), 2, "exact"),
+        (at(4096), 4, "exact"),
+        (at(10**6), 4, "nearest"),  # a full GPU stays full
+        (at(4), 1, "nearest"),
+        (at(3), None, "default"),  # more than two doublings away
+        (at(16, tokens=8), 1, "nearest"),
+        (at(16, tokens=1), None, "default"),
+        (at(16, heads=32), 1, "nearest"),
+        (at(16, heads=128), None, "default"),
+        (at(16, head_dim=32), None, "default"),
+        (at(16, state_dim=64), None, "default"),
+        (at(16, state_dtype="float32"), None, "default"),
+        (at(16, activation_dtype="float16"), None, "default"),
+    ],
+)
+def test_exact_nearest_default(key: Key, heads: int | None, match: str) -> None:
+    found = choose(key, MEASURED, defaults())
+    assert found.match == match
+    if heads is None:
+        assert found == choose(key, (), defaults())
+    else:
+        assert found.precompute.block_heads == heads
+    assert found == choose(key, MEASURED[::-1], defaults())  # the order of entries says nothing
+
+
+def test_an_architecture_reads_its_own_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {
+        "key": {
+            "heads": 16,
+            "head_dim": 64,
+            "state_dim": 128,
+            "tokens": 6,
+            "state_dtype": "float16",
+            "activation_dtype": "bfloat16",
+            "row_heads": 64,
+        },
+        "choice": {
+            "conv1d": {"block_channels": 256, "num_warps": 8},
+            "precompute": {"block_heads": 2, "num_warps": 2},
+            "state_update": {"block_head_dim": 32, "num_warps": 2, "max_registers": 96},
+        },
+    }
+    (tmp_path / "sm_90.json").write_text(json.dumps({"arch": "sm_90", "entries": [entry]}))
+    (tmp_path / "default.json").write_text(
+        (Path(tuning.__file__).parent / "default.json").read_text(encoding="utf-8")
+    )
+    monkeypatch.setattr(tuning, "files", lambda name: tmp_path)
+    tuning.measured.cache_clear()
+    shape = ChainShape(heads=16, head_dim=64, state_dim=128)
+    what = {"tokens": 6, "state_dtype": torch.float16, "activation_dtype": torch.bfloat16}
+    tuned = lookup(shape, 4, arch="sm_90", **what)
+    other = lookup(shape, 4, arch="sm_80", **what)
+    tuning.measured.cache_clear()
+    assert (tuned.match, tuned.choice()) == ("exact", entry["choice"])
+    assert (other.match, other.state_update) == ("default", StateUpdateLaunch(16, 4))
+
+
+def test_shipped_tables_have_provenance_and_one_entry_a_key() -> None:
+    for path in Path(tuning.__file__).parent.glob("sm_*.json"):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        assert table["arch"] == path.stem
+        keys = [Key(**entry["key"]) for entry in table["entries"]]
+        assert len(set(keys)) == len(keys)
+        for entry in table["entries"]:
+            ChainLaunch.from_choice(entry["choice"], "exact")
+            assert entry["measured_us"]["pair"] > 0
+            assert entry["gpu"] and entry["versions"]["triton"] and entry["date"]

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from tools.gpu.settings import Settings
@@ -56,15 +53,3 @@ def run_sections(
         done = report["sections"].values()
         report["passed"] = len(done) == total and all(each["passed"] for each in done)
         save(name)
-
-
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write ``report`` to ``path``: all of it, or what was there before stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

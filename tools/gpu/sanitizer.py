@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tools.gpu.conditions import REPOSITORY
+from graphrt.bench.conditions import REPOSITORY
 from tools.gpu.settings import Settings
 
 TOOLS = ("memcheck", "racecheck")

@@ -1,18 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch configurations: data with a default, looked up by a pure function.
+"""Launch configurations: data with provenance, looked up by a pure function.
 
 The choice changes how fast a stage is, never what it computes: every configuration splits the
 work along rows, heads, channels or P, and no sum is taken in another order.
+
+``<arch>.json`` (``sm_90.json``) holds what ``tools/tune.py`` measured: for each key the choice, the
+microseconds, the GPU and the versions. ``default.json`` holds what is used where nothing like it
+was measured, on every architecture.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import torch
 
 from graphrt.config import ChainShape
 
 Match = Literal["exact", "nearest", "default"]
+
+# A configuration measured at most this many doublings away in rows x heads, tokens and heads
+# together is nearer the truth than the default. Beyond the largest measured, a GPU stays full.
+_MOST_DOUBLINGS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +64,138 @@ class ChainLaunch:
     state_update: StateUpdateLaunch
     match: Match
 
+    @classmethod
+    def from_choice(cls, choice: dict[str, Any], match: Match) -> ChainLaunch:
+        """Return what a table's ``choice`` says."""
+        return cls(
+            Conv1dLaunch(**choice["conv1d"]),
+            PrecomputeLaunch(**choice["precompute"]),
+            StateUpdateLaunch(**choice["state_update"]),
+            match,
+        )
 
-# For an H200 at H 16, P 64, N 128, T 6; not yet searched per shape and dtype. Few row-heads: small
-# tiles, so that more multiprocessors take part. Many: a whole head a program, so that C and the
-# causal matrix are loaded once a head. (most row-heads, configuration)
-_DEFAULTS: tuple[tuple[float, ChainLaunch], ...] = (
-    (
-        64,
-        ChainLaunch(
-            Conv1dLaunch(128, 4), PrecomputeLaunch(4, 4), StateUpdateLaunch(16, 4), "default"
-        ),
-    ),
-    (
-        512,
-        ChainLaunch(
-            Conv1dLaunch(128, 4), PrecomputeLaunch(4, 4), StateUpdateLaunch(16, 2), "default"
-        ),
-    ),
-    (
-        float("inf"),
-        ChainLaunch(
-            Conv1dLaunch(64, 1), PrecomputeLaunch(16, 4), StateUpdateLaunch(64, 4), "default"
-        ),
-    ),
-)
+    def choice(self) -> dict[str, Any]:
+        """Return the configuration as a table has it."""
+        choice = asdict(self)
+        del choice["match"]
+        return choice
 
 
-def lookup(shape: ChainShape, rows: int) -> ChainLaunch:
-    """Return the launch configuration for ``rows`` rows of ``shape``."""
-    row_heads = rows * shape.heads
-    return next(launch for most, launch in _DEFAULTS if row_heads <= most)
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a measured choice is filed under, within one architecture. Dtypes as torch names them.
+
+    row_heads: rows times heads, the programs there are to share out.
+    """
+
+    heads: int
+    head_dim: int
+    state_dim: int
+    tokens: int
+    state_dtype: str
+    activation_dtype: str
+    row_heads: int
+
+    def distance(self, other: Key, most_row_heads: int) -> float:
+        """Return the doublings between two keys; infinite where they are not comparable.
+
+        Row-heads above ``most_row_heads``, the largest measured, count as that many.
+        """
+        same = ("head_dim", "state_dim", "state_dtype", "activation_dtype")
+        if any(getattr(self, name) != getattr(other, name) for name in same):
+            return math.inf
+        return (
+            _doublings(min(self.row_heads, most_row_heads), min(other.row_heads, most_row_heads))
+            + _doublings(self.tokens, other.tokens)
+            + _doublings(self.heads, other.heads)
+        )
+
+
+def lookup(
+    shape: ChainShape,
+    rows: int,
+    *,
+    tokens: int = 1,
+    state_dtype: torch.dtype = torch.float32,
+    activation_dtype: torch.dtype = torch.bfloat16,
+    arch: str | None = None,
+) -> ChainLaunch:
+    """Return the launch configuration for ``rows`` rows of ``shape``; there always is one.
+
+    arch: as `architecture` returns it. Reads the tables in the package and nothing else.
+    """
+    key = Key(
+        shape.heads,
+        shape.head_dim,
+        shape.state_dim,
+        tokens,
+        dtype_name(state_dtype),
+        dtype_name(activation_dtype),
+        rows * shape.heads,
+    )
+    return choose(key, measured(arch) if arch else (), defaults())
+
+
+def choose(
+    key: Key,
+    entries: Sequence[tuple[Key, ChainLaunch]],
+    fallback: Sequence[tuple[float, ChainLaunch]],
+) -> ChainLaunch:
+    """Return the nearest of ``entries``, else the first of ``fallback`` with room for the rows.
+
+    fallback: (most row-heads, configuration), rising, the last infinite. Of entries equally near,
+    the one with fewer row-heads, then tokens.
+    """
+    most = max((entry.row_heads for entry, _ in entries), default=0)
+    near = min(
+        (
+            (key.distance(entry, most), entry.row_heads, entry.tokens, i)
+            for i, (entry, _) in enumerate(entries)
+        ),
+        default=None,
+    )
+    if near is not None and near[0] <= _MOST_DOUBLINGS:
+        entry, launch = entries[near[3]]
+        match: Match = "exact" if entry == key else "nearest"
+        return ChainLaunch(launch.conv1d, launch.precompute, launch.state_update, match)
+    return next(launch for most_rows, launch in fallback if key.row_heads <= most_rows)
+
+
+@cache
+def defaults() -> tuple[tuple[float, ChainLaunch], ...]:
+    """Return what is used where nothing was measured: (most row-heads, configuration)."""
+    table = json.loads((files(__name__) / "default.json").read_text(encoding="utf-8"))
+    return tuple(
+        (entry["most_row_heads"] or math.inf, ChainLaunch.from_choice(entry["choice"], "default"))
+        for entry in table["defaults"]
+    )
+
+
+@cache
+def measured(arch: str) -> tuple[tuple[Key, ChainLaunch], ...]:
+    """Return what was measured on ``arch``, nothing where it has no table."""
+    path = files(__name__) / f"{arch}.json"
+    if not path.is_file():
+        return ()
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(
+        (Key(**entry["key"]), ChainLaunch.from_choice(entry["choice"], "exact"))
+        for entry in table["entries"]
+    )
+
+
+def architecture(device: torch.device) -> str | None:
+    """Return the architecture of a CUDA device as tables are named, ``sm_90``; None for others."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without its module: ``float16``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _doublings(a: int, b: int) -> float:
+    return abs(math.log2(a / b))

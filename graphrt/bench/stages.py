@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chain under test: whole, as users launch it, and stage by stage with any configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from graphrt.bench.workload import Call, Workload
+from graphrt.config import PdlLinks
+from graphrt.kernels import reference
+from graphrt.kernels.chain import BoundChain, runs_kernels
+from graphrt.kernels.conv1d import conv1d
+from graphrt.kernels.pdl import usable_links
+from graphrt.kernels.precompute import precompute
+from graphrt.kernels.state_update import state_update
+from graphrt.kernels.tuning import ChainLaunch, architecture, lookup
+
+Stage = Literal["conv1d", "precompute", "state_update"]
+STAGES: tuple[Stage, ...] = ("conv1d", "precompute", "state_update")
+PAIR: tuple[Stage, ...] = ("precompute", "state_update")
+
+PARTS: dict[str, tuple[Stage, ...]] = {
+    "conv1d": ("conv1d",),
+    "precompute": ("precompute",),
+    "state_update": ("state_update",),
+    "pair": PAIR,
+}
+"""What is timed of the chain besides the whole, by name."""
+
+
+def chosen_launch(work: Workload) -> ChainLaunch:
+    """Return the configuration that the chain looks up for this workload."""
+    case = work.case
+    return lookup(
+        case.shape,
+        case.batch,
+        tokens=case.tokens,
+        state_dtype=case.state_dtype,
+        activation_dtype=case.activation_dtype,
+        arch=architecture(work.device),
+    )
+
+
+def stage_calls(
+    work: Workload,
+    stages: Sequence[Stage],
+    launch: ChainLaunch | None = None,
+    links: PdlLinks | None = None,
+    calls: Sequence[Call] | None = None,
+) -> list[Callable[[], object]]:
+    """Return one callable a call that runs ``stages`` of one layer with the given configuration.
+
+    links: by default the case's. A first stage that is linked is launched as the dependent of
+    whatever kernel comes before it. calls: by default all of the workload's.
+    """
+    launch = launch or chosen_launch(work)
+    links = usable_links(links or work.case.links, work.device)
+    calls = work.calls if calls is None else calls
+    return [_stages(work, call, tuple(stages), launch, links) for call in calls]
+
+
+def chain_calls(work: Workload, *, advance: bool = False) -> list[Callable[[], object]]:
+    """Return one callable a call that runs the chain of one layer, after advance if asked for."""
+    return [_chain(work, call, advance) for call in work.calls]
+
+
+def advance_calls(work: Workload) -> list[Callable[[], object]]:
+    """Return one callable a call that runs advance alone; `Workload.restore` before each round."""
+    tokens = work.case.tokens
+    return [BoundChain(call.advancing, call.slot_ids, tokens).advance for call in work.calls]
+
+
+def _chain(work: Workload, call: Call, advance: bool) -> Callable[[], object]:
+    cache = call.advancing if advance else call.after
+    chain = BoundChain(cache, call.slot_ids, work.case.tokens)
+
+    def run() -> None:
+        if advance:
+            chain.advance()
+        chain.layer(0, work.inputs, work.weights, work.out)
+
+    return run
+
+
+def _stages(
+    work: Workload, call: Call, stages: tuple[Stage, ...], launch: ChainLaunch, links: PdlLinks
+) -> Callable[[], object]:
+    case, config = work.case, work.config
+    shape, window = case.shape, case.window
+    stochastic = config.rounding == "stochastic"
+    scratch = call.after.scratch(case.batch, case.tokens)
+    given = (
+        work.inputs,
+        work.weights,
+        call.after.layer(0),
+        call.after.cursors,
+        call.slot_ids,
+        scratch,
+    )
+
+    def kernels() -> None:
+        if "conv1d" in stages:
+            conv1d(*given, signal=links.precompute, launch=launch.conv1d)
+        if "precompute" in stages:
+            precompute(*given, shape=shape, window=window, links=links, launch=launch.precompute)
+        if "state_update" in stages:
+            state_update(
+                *given,
+                work.out,
+                shape=shape,
+                window=window,
+                stochastic=stochastic,
+                links=links,
+                launch=launch.state_update,
+            )
+
+    def twins() -> None:
+        if "conv1d" in stages:
+            reference.conv1d_reference(*given)
+        if "precompute" in stages:
+            reference.precompute_reference(*given, shape=shape, window=window)
+        if "state_update" in stages:
+            reference.state_update_reference(
+                *given, work.out, shape=shape, window=window, stochastic=stochastic
+            )
+
+    return kernels if runs_kernels(work.device) else twins

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Search the launch configurations of this machine's GPU, into graphrt/kernels/tuning/ARCH.json.
+
+    python -m tools.tune [--shape rank whole] [--batch 1 4 16 64 256 1024] [--tokens 6] [--dry]
+
+Every kernel of the search is compiled first, by parallel processes that share Triton's cache. Then,
+key by key, one stage after the other with what was best so far: the state update and precompute in
+the pair, conv1d in the chain, by the timing contract of graphrt.bench. The winner passes the gate
+before it is written, the table after every key. Of choices within the noise of the best the first
+is taken: the current choice, then the smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import graphrt.kernels.tuning as tuning
+from graphrt.bench.cases import DTYPES, Case
+from graphrt.bench.cli import parse_shape
+from graphrt.bench.conditions import conditions
+from graphrt.bench.gate import check_chain
+from graphrt.bench.jsonfile import write_json
+from graphrt.bench.stages import PAIR, STAGES, Stage, chosen_launch, stage_calls
+from graphrt.bench.timing import Timed, Work, marginal_times
+from graphrt.bench.workload import Effort, Workload
+from graphrt.config import resolve_device
+from graphrt.errors import GraphrtError
+from graphrt.kernels.tuning import (
+    ChainLaunch,
+    Conv1dLaunch,
+    Key,
+    PrecomputeLaunch,
+    StateUpdateLaunch,
+    architecture,
+    dtype_name,
+)
+
+TABLES = Path(tuning.__file__).parent
+NOISE = 0.01
+BATCHES = (1, 4, 16, 64, 256, 1024)
+
+CONV1D = tuple(
+    Conv1dLaunch(channels, warps)
+    for channels, warps in ((64, 1), (64, 2), (128, 2), (128, 4), (256, 4), (256, 8))
+)
+PRECOMPUTE = tuple(
+    PrecomputeLaunch(heads, warps)
+    for heads, warps in ((1, 1), (2, 2), (4, 2), (4, 4), (8, 4), (8, 8), (16, 4), (16, 8))
+)
+STATE_UPDATE = tuple(
+    StateUpdateLaunch(rows, warps, registers)
+    for rows, warps, registers in (
+        *((16, 1, None), (16, 2, None), (16, 4, None)),
+        *((32, 2, None), (32, 4, None), (32, 4, 96)),
+        *((64, 4, None), (64, 4, 128), (64, 4, 96), (64, 8, None)),
+    )
+)
+SEARCH: tuple[tuple[Stage, tuple[Stage, ...], tuple[Any, ...]], ...] = (
+    ("state_update", PAIR, STATE_UPDATE),
+    ("precompute", PAIR, PRECOMPUTE),
+    ("conv1d", STAGES, CONV1D),
+)
+"""The stage that varies, the stages that are timed with it, its configurations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search of one key found. tried: microseconds by stage and configuration."""
+
+    launch: ChainLaunch
+    pair_us: float
+    chain_us: float
+    tried: dict[str, dict[str, float]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Search every key asked for; return 0, or 1 if a key found nothing that is right."""
+    args = parse(argv)
+    device = resolve_device(args.device)
+    cases = cases_of(args)
+    effort = Effort.quick() if args.quick else Effort(rounds=args.rounds)
+    arch = architecture(device) or str(device)
+    path = args.out or TABLES / f"{arch}.json"
+    made = conditions(device, args.commit)
+    if device.type == "cuda" and args.jobs > 1:
+        compile_ahead(cases, args.jobs)
+    failures = 0
+    begin = time.perf_counter()
+    for number, case in enumerate(cases, start=1):
+        told = case.describe()
+        where = f"[{time.perf_counter() - begin:6.1f} s] {number}/{len(cases)}"
+        what = f"H {told['heads']} T {told['tokens']} {told['state_dtype']} batch {case.batch}"
+        try:
+            found = search(case, device, effort)
+        except (GraphrtError, RuntimeError) as error:
+            failures += 1
+            say(f"{where} {what}: FAILED {type(error).__name__}: {error}")
+            continue
+        say(f"{where} {what}: pair {found.pair_us:.2f} us, {found.launch.choice()}")
+        if not args.dry:
+            write_entry(path, arch, entry_of(case, found, made))
+    return int(failures > 0)
+
+
+def search(case: Case, device: torch.device, effort: Effort) -> Search:
+    """Return the best configuration of each stage in turn. Raises GateError if it is wrong."""
+    work = Workload(case, device, effort)
+    launch = chosen_launch(work)
+    tried: dict[str, dict[str, float]] = {}
+    for stage, together, choices in SEARCH:
+        current = getattr(launch, stage)
+        runs: dict[str, Timed] = {}
+        named = {label(choice): choice for choice in unique((current, *choices), case)}
+        for name, choice in named.items():
+            calls = stage_calls(work, together, replace(launch, **{stage: choice}))
+            if launches(name, calls[0]):
+                runs[name] = Timed(calls)
+        if not runs:
+            raise GraphrtError(f"{stage}: no configuration runs")
+        times = {name: t.us for name, t in marginal_times(runs, device, effort).items()}
+        launch = replace(launch, **{stage: named[first_within_noise(times)]})
+        tried[stage] = {name: round(us, 3) for name, us in times.items()}
+    calls = stage_calls(work, STAGES, launch)
+    check_chain("tuned chain", work, lambda index: calls[index]())
+    final = marginal_times(
+        {"pair": Timed(stage_calls(work, PAIR, launch)), "chain": Timed(calls)}, device, effort
+    )
+    return Search(launch, final["pair"].us, final["chain"].us, tried)
+
+
+def launches(name: str, call: Work) -> bool:
+    """Return whether a configuration can be launched on this GPU, and compile it."""
+    try:
+        call()
+    except Exception as error:  # too many registers or too much shared memory
+        say(f"    left out {name}: {type(error).__name__}: {error}")
+        return False
+    return True
+
+
+def first_within_noise(times: dict[str, float]) -> str:
+    """Return the first name whose time is within NOISE of the smallest."""
+    least = min(times.values())
+    return next(name for name, us in times.items() if us <= least * (1 + NOISE))
+
+
+def unique(choices: Iterable[Any], case: Case) -> list[Any]:
+    """Return the choices that differ for this case: no larger than the shape, each once."""
+    shape, kept = case.shape, []
+    for choice in choices:
+        if isinstance(choice, PrecomputeLaunch) and choice.block_heads > max(
+            1, shape.heads_per_group
+        ):
+            continue
+        if isinstance(choice, StateUpdateLaunch) and choice.block_head_dim > max(
+            16, shape.head_dim
+        ):
+            continue
+        if choice not in kept:
+            kept.append(choice)
+    return kept
+
+
+def compile_ahead(cases: Sequence[Case], jobs: int) -> None:
+    """Compile everything the search launches, into Triton's cache, by ``jobs`` processes."""
+    kinds = list(dict.fromkeys(case.at(1) for case in cases))  # a batch changes no kernel
+    work = [
+        (case, stage, index)
+        for case in kinds
+        for stage, _, choices in SEARCH
+        for index in range(len(choices))
+    ]
+    begin = time.perf_counter()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        failed = sum(pool.map(_compile, work, chunksize=4))
+    say(f"compiled {len(work)} kernels in {time.perf_counter() - begin:.1f} s, {failed} failed")
+
+
+def _compile(job: tuple[Case, Stage, int]) -> int:
+    """Launch one configuration once, so that it is in Triton's cache; return 1 if it cannot be."""
+    case, stage, index = job
+    choices = next(choices for name, _, choices in SEARCH if name == stage)
+    work = Workload(case, resolve_device(None), replace(Effort.quick(), calls=1, most_calls=1))
+    try:
+        launch = replace(chosen_launch(work), **{stage: choices[index]})
+        stage_calls(work, (stage,), launch)[0]()
+        torch.cuda.synchronize()
+    except Exception:  # the search says what it leaves out
+        return 1
+    return 0
+
+
+def entry_of(case: Case, found: Search, made: dict[str, Any]) -> dict[str, Any]:
+    """Return a table's entry."""
+    key = Key(
+        case.shape.heads,
+        case.shape.head_dim,
+        case.shape.state_dim,
+        case.tokens,
+        dtype_name(case.state_dtype),
+        dtype_name(case.activation_dtype),
+        case.batch * case.shape.heads,
+    )
+    return {
+        "key": asdict(key),
+        "choice": found.launch.choice(),
+        "measured_us": {
+            "pair": round(found.pair_us, 3),
+            "chain": round(found.chain_us, 3),
+            "tried": found.tried,
+        },
+        "measured_at": {"window": case.window, "groups": case.shape.groups, "batch": case.batch},
+        "gpu": made["gpu"]["name"],
+        "versions": {name: made[name] for name in ("graphrt", "torch", "triton", "source_sha256")},
+        "date": made["date"],
+    }
+
+
+def write_entry(path: Path, arch: str, entry: dict[str, Any]) -> None:
+    """Put ``entry`` into the table at ``path``, in place of one with the same key."""
+    entries: list[dict[str, Any]] = []
+    if path.is_file():
+        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+    entries = [old for old in entries if old["key"] != entry["key"]] + [entry]
+    entries.sort(key=lambda e: tuple(str(value).zfill(8) for value in e["key"].values()))
+    write_json({"arch": arch, "entries": entries}, path)
+
+
+def label(choice: Any) -> str:
+    """Return a configuration as the table's ``tried`` names it."""
+    return ", ".join(f"{k}={v}" for k, v in asdict(choice).items() if v is not None)
+
+
+def cases_of(args: argparse.Namespace) -> list[Case]:
+    """Return one case a key."""
+    return [
+        Case(
+            shape=shape,
+            batch=batch,
+            tokens=tokens,
+            window=max(args.window, tokens),
+            state_dtype=DTYPES[state],
+            activation_dtype=DTYPES[activation],
+        )
+        for shape, state, activation, tokens, batch in itertools.product(
+            map(parse_shape, args.shape),
+            args.state_dtype,
+            args.activation_dtype,
+            args.tokens,
+            args.batch,
+        )
+    ]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.tune", description=__doc__.partition("\n")[0]
+    )
+    dtypes = tuple(DTYPES)
+    parser.add_argument("--shape", nargs="+", default=["rank"], help="as graphrt bench")
+    parser.add_argument("--batch", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--tokens", nargs="+", type=int, default=[6])
+    parser.add_argument("--window", type=int, default=16)
+    parser.add_argument("--state-dtype", nargs="+", choices=dtypes, default=["fp16", "fp32"])
+    parser.add_argument("--activation-dtype", nargs="+", choices=dtypes, default=["bf16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
+    parser.add_argument("--out", type=Path, help="default: the package's table of this GPU")
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny counts, to try it out")
+    parser.add_argument("--commit", metavar="HASH", help="the commit, where git cannot say")
+    parser.add_argument("--device", help="default: the current CUDA device")
+    return parser.parse_args(argv)
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
