@@ -15,9 +15,9 @@ from graphrt.bench.contender import convolve
 from graphrt.bench.gate import GateError, check_advance, check_chain, checked_calls
 from graphrt.bench.stages import PAIR, STAGES, advance_calls, chain_calls, stage_calls
 from graphrt.bench.workload import Effort, Workload
-from graphrt.bench.yardsticks import (
+from graphrt.bench.yardsticks.read import read
+from graphrt.bench.yardsticks.snapshots import (
     check_winner_copy,
-    read,
     snapshot_buffer,
     snapshots,
     winner_copies,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FlashInfer's ``selective_state_update`` with a state stored per token, plus the winner copy.
 
-The copy of the last launch's winner comes first and is ours (`yardsticks.winner_copies`), since the
+The copy of the last launch's winner comes first and is ours (`yardsticks.snapshots`), since the
 package leaves it to its caller; without it the scheme would be flattered. For T 1 the state is
 updated in place and there is nothing to copy. Its algorithm is searched. Written against 0.7.2.
 """
@@ -19,7 +19,7 @@ from graphrt.bench.contender import Contender, SsmInputs, Unavailable, best_of, 
 from graphrt.bench.peers import PEER_LIMIT
 from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Call, Effort, Workload
-from graphrt.bench.yardsticks import check_winner_copy, snapshot_buffer, winner_copies
+from graphrt.bench.yardsticks.snapshots import check_winner_copy, snapshot_buffer, winner_copies
 
 NAME = "flashinfer_snapshots"
 ALGORITHMS = ("auto", "simple", "vertical", "horizontal")

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own yardsticks: what the chain must beat, what it cannot, and what a launch costs at least.
+
+snapshots   token by token, a state stored for every token, the winner of the last launch copied
+read        the state read once and the two products: what the output costs without a history
+empty       three kernels that do nothing, linked by PDL where the case is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphrt.bench.contender import Contender
+from graphrt.bench.workload import Effort, Workload
+from graphrt.bench.yardsticks.empty import empty
+from graphrt.bench.yardsticks.read import read
+from graphrt.bench.yardsticks.snapshots import snapshots
+
+
+def yardsticks(work: Workload, effort: Effort) -> list[Callable[[], Contender]]:
+    """Return what builds each yardstick; building may raise Unavailable."""
+    return [lambda: snapshots(work, effort), lambda: read(work, effort), lambda: empty(work)]

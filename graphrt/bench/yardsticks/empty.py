@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three kernels that do nothing, linked by PDL where the case is: what a launch costs at least."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from graphrt.bench.contender import (
+    Contender,
+    Unavailable,
+)
+from graphrt.bench.timing import Timed
+from graphrt.bench.workload import Workload
+from graphrt.kernels.chain import runs_kernels
+from graphrt.kernels.pdl import signal_consumer, usable_links, wait_for_producer
+
+
+@triton.jit
+def _empty_kernel(WAIT: tl.constexpr, SIGNAL: tl.constexpr):
+    signal_consumer(SIGNAL)
+    wait_for_producer(WAIT)
+
+
+def empty(work: Workload) -> Contender:
+    """Return three kernels that do nothing, linked like the chain."""
+    if not runs_kernels(work.device):
+        raise Unavailable("kernels do not run on this device")
+    links = usable_links(work.case.links, work.device)
+    first, second = links.precompute, links.state_update
+
+    def three() -> None:
+        _empty_kernel[(1,)](WAIT=False, SIGNAL=first, num_warps=1)
+        _empty_kernel[(1,)](WAIT=first, SIGNAL=second, num_warps=1, launch_pdl=first)
+        _empty_kernel[(1,)](WAIT=second, SIGNAL=False, num_warps=1, launch_pdl=second)
+
+    return Contender(
+        name="empty",
+        timed=Timed([three] * len(work.calls)),
+        check=lambda: 0.0,
+        floor=None,
+        beside="chain",
+    )
