@@ -22,22 +22,9 @@ from graphrt.kernels.assembly import (
 )
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
-from tests.helpers.cases import BASE, Case
-from tests.helpers.rows import BF16, FP16
+from tests.helpers.cases import Case
+from tests.helpers.rows import BF16, FP16, RANK
 
-RANK = replace(
-    BASE,
-    heads=16,
-    head_dim=64,
-    state_dim=128,
-    groups=1,
-    tokens=6,
-    window=16,
-    launch_tokens=(6,),
-    activation_dtype=BF16,
-    slots=64,
-    buckets=(1, 32, 64),
-)
 BOTH = PdlLinks(precompute=True, state_update=True)
 NONE = PdlLinks(precompute=False, state_update=False)
 FIRST = PdlLinks(precompute=True, state_update=False)

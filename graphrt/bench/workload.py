@@ -26,6 +26,7 @@ from graphrt.bench.cases import Case
 from graphrt.bench.histories import Before, befores, deal, share_of_flushes
 from graphrt.bench.traffic import Traffic
 from graphrt.cache import ReplayCache
+from graphrt.config import ChainShape
 from graphrt.errors import GraphrtError, sentence
 from graphrt.kernels.tensors import Cursors, LayerInputs, LayerWeights
 
@@ -78,7 +79,7 @@ class Workload:
         groups = self._groups(effort)
         self.config = case.config(groups * case.batch, device)
         self.cache = ReplayCache(self.config)
-        self.weights = random_weights(case, device, generator)
+        self.weights = random_weights(case.shape, case.activation_dtype, generator)
         self.inputs, self.out = _inputs(case, device, generator)
         self._fill_caches(generator)
         count = max(groups, effort.calls)
@@ -208,13 +209,15 @@ class Workload:
         return cache
 
 
-def random_weights(case: Case, device: torch.device, generator: torch.Generator) -> LayerWeights:
+def random_weights(
+    shape: ChainShape, dtype: torch.dtype, generator: torch.Generator
+) -> LayerWeights:
     """Return weights under which a token's part in the state halves within a few tokens.
 
-    The biases keep C·B and D away from 0: an output that cancels to nothing has no relative error
-    worth bounding.
+    On the generator's device, the convolution's in ``dtype``. The biases keep C·B and D away from
+    0: an output that cancels to nothing has no relative error worth bounding.
     """
-    shape, act = case.shape, case.activation_dtype
+    device = generator.device
 
     def uniform(low: float, high: float) -> Tensor:
         drawn = torch.rand(shape.heads, device=device, generator=generator)
@@ -226,9 +229,9 @@ def random_weights(case: Case, device: torch.device, generator: torch.Generator)
     conv_bias = 0.3 * normal(shape.conv_dim)
     conv_bias[shape.inner_dim :] += 1.5
     return LayerWeights(
-        conv_weight=(0.5 * normal(shape.conv_dim, shape.conv_width)).to(act),
+        conv_weight=(0.5 * normal(shape.conv_dim, shape.conv_width)).to(dtype),
         A=-uniform(0.05, 1.0),
-        conv_bias=conv_bias.to(act),
+        conv_bias=conv_bias.to(dtype),
         dt_bias=uniform(-1.0, 0.5),
         D=uniform(0.5, 1.5),
     )

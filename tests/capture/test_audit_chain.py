@@ -23,21 +23,8 @@ from graphrt.config import PdlLinks
 from graphrt.kernels.links import STAGES, linked_stages
 from tests.helpers.aot import recorded_launches
 from tests.helpers.cases import BASE, Case
-from tests.helpers.rows import BF16, FP16
+from tests.helpers.rows import FP16, RANK
 
-RANK = replace(
-    BASE,
-    heads=16,
-    head_dim=64,
-    state_dim=128,
-    groups=1,
-    tokens=6,
-    window=16,
-    launch_tokens=(6,),
-    activation_dtype=BF16,
-    slots=64,
-    buckets=(1, 32),
-)
 STOCHASTIC = replace(RANK, state_dtype=FP16, rounding="stochastic")
 BARE = replace(RANK, has_D=False, has_z=False, has_dt_bias=False, has_conv_bias=False)
 BOTH = PdlLinks(precompute=True, state_update=True)
@@ -59,7 +46,9 @@ def codes(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str
     [
         (RANK, BOTH, 1, 90),
         (RANK, BOTH, 32, 90),
+        (RANK, BOTH, 64, 90),
         (RANK, BOTH, 32, 100),
+        (RANK, BOTH, 64, 100),
         (STOCHASTIC, BOTH, 32, 100),
         (BARE, BOTH, 32, 90),
         (BASE, BOTH, 2, 90),
@@ -67,7 +56,19 @@ def codes(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str
         (RANK, SECOND, 32, 90),
         (RANK, NONE, 32, 90),
     ],
-    ids=["one", "sm_90", "sm_100", "stochastic", "bare", "fp32", "first", "second", "none"],
+    ids=[
+        "one",
+        "sm_90",
+        "large_sm_90",
+        "sm_100",
+        "large_sm_100",
+        "stochastic",
+        "bare",
+        "fp32",
+        "first",
+        "second",
+        "none",
+    ],
 )
 def test_the_shipped_chain_is_acquitted(
     case: Case, links: PdlLinks, bucket: int, capability: int

@@ -16,6 +16,22 @@ from tests.helpers.cases import BASE, Case, one_factor
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
+# What is compiled ahead of time: a size that is served. Each bucket finds another of the default
+# launch configurations.
+RANK = replace(
+    BASE,
+    heads=16,
+    head_dim=64,
+    state_dim=128,
+    groups=1,
+    tokens=6,
+    window=16,
+    launch_tokens=(6,),
+    activation_dtype=BF16,
+    slots=64,
+    buckets=(1, 32, 64),
+)
+
 SIZES = one_factor(
     base={},
     heads_1={"heads": 1, "groups": 1},

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from graphrt.bench.workload import random_weights as layer_weights
 from graphrt.cache import Prefilled
 from graphrt.capture.bucket_graphs import BucketGraph
 from graphrt.config import PdlLinks, RuntimeConfig
@@ -67,31 +67,9 @@ def describe(config: RuntimeConfig) -> dict[str, object]:
 
 
 def random_weights(config: RuntimeConfig, generator: torch.Generator) -> list[LayerWeights]:
-    """Return weights under which a token's part in the state halves within a few tokens.
-
-    The biases of B and C keep C·B, and D, away from 0: an output that cancels to nothing has no
-    relative error worth bounding.
-    """
-    shape, device, act = config.shape, config.device, config.activation_dtype
-
-    def normal(*dims: int) -> Tensor:
-        return torch.randn(dims, device=device, generator=generator)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(shape.heads, device=device, generator=generator)
-
-    def layer() -> LayerWeights:
-        conv_bias = 0.3 * normal(shape.conv_dim)
-        conv_bias[shape.inner_dim :] += 1.5
-        return LayerWeights(
-            conv_weight=(0.5 * normal(shape.conv_dim, shape.conv_width)).to(act),
-            A=-uniform(0.05, 1.0),
-            conv_bias=conv_bias.to(act),
-            dt_bias=uniform(-1.0, 0.5),
-            D=uniform(0.5, 1.5),
-        )
-
-    return [layer() for _ in range(config.layers)]
+    """Return weights for every layer of ``config``."""
+    dtype = config.activation_dtype
+    return [layer_weights(config.shape, dtype, generator) for _ in range(config.layers)]
 
 
 def random_request(config: RuntimeConfig, generator: torch.Generator) -> Prefilled:
