@@ -169,10 +169,15 @@ def _judge(
         return decide(change, p, least)
     if across:
         return _judge_ratios(change, p, least, quantity, machine)
-    drift = machine.drifted(quantity, least)
-    if drift:
-        return Decision(Verdict.UNDECIDED, f"{drift}; record the old side again, or take turns")
-    return decide(change, p, least)
+    decision = decide(change, p, least)
+    ratios = machine.relative(change, quantity)
+    for key in machine.drifted(quantity, least):
+        # What the machine did must not be what is called.
+        if decide(ratios[key], p, least).verdict is not decision.verdict:
+            moved = f"the machine itself moved: {key} by {machine.moved[key].ratio - 1:+.1%}"
+            why = f"{moved}; record the old side again, or take turns"
+            return Decision(Verdict.UNDECIDED, why)
+    return decision
 
 
 def _judge_ratios(

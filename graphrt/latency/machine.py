@@ -83,15 +83,15 @@ class Machine:
                 noise[key] = max(_noise(side) for side in sides)
         return cls(moved, noise)
 
-    def drifted(self, quantity: str, least: float) -> str | None:
-        """Return which yardstick of a quantity moved by ``least`` or more, in words; or None."""
-        for key in yardsticks_of(quantity):
-            change = self.moved.get(key)
-            if change is None or change.low <= 0 <= change.high:
-                continue
-            if abs(change.log_ratio) >= np.log1p(least):
-                return f"the machine itself moved: {key} by {change.ratio - 1:+.1%}"
-        return None
+    def drifted(self, quantity: str, least: float) -> list[Key]:
+        """Return the yardsticks of a quantity that moved by ``least`` or more themselves."""
+        return [
+            key
+            for key in yardsticks_of(quantity)
+            if key in self.moved
+            and not self.moved[key].low <= 0 <= self.moved[key].high
+            and abs(self.moved[key].log_ratio) >= np.log1p(least)
+        ]
 
     def relative(self, change: Change, quantity: str) -> dict[Key, Change]:
         """Return ``change`` as a ratio to each yardstick of its quantity."""

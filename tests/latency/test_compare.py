@@ -174,6 +174,11 @@ def test_a_machine_that_moved_itself_decides_nothing() -> None:
     assert "the machine itself moved: copy by +10" in found.series[0].decision.reason
 
 
+def test_a_loss_beyond_what_the_machine_moved_is_called() -> None:
+    old, new = pair(0.5, run="another", copy_us=105.0)
+    assert verdict_of(compare(old, new), STAGE) is Verdict.SLOWER
+
+
 def test_cases_that_cannot_be_compared_say_why() -> None:
     old, new = pair(run="another")
     new.cases["case"].what = {"batch": 2}
