@@ -87,12 +87,13 @@ def test_recorded_compared_and_a_loss_refused_with_its_reason(folder: Path) -> N
 
 
 def test_the_same_passes(folder: Path) -> None:
-    assert run(folder, "--latency-record", "base.json", "-k", "test_spin")[0] == 0
+    quick = ["--latency-quick", "-k", "test_spin"]
+    assert run(folder, "--latency-record", "base.json", *quick)[0] == 0
     # So large a minimum that a busy machine cannot fail it.
     options = ["--latency-minimum-effect", "step=2", "--latency-minimum-effect", "cpu_part=2"]
     options += ["--latency-minimum-effect", "host_launch=2"]
     options += ["--latency-minimum-effect", "first_launch=9", "--latency-minimum-effect"]
-    rc, said = run(folder, "--latency-compare", "base.json", *options, "capture=9")
+    rc, said = run(folder, "--latency-compare", "base.json", *quick, *options, "capture=9")
     assert rc == 0, said
 
 
