@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script: ``graphrt info | demo | generate | bench``.
+"""The console script: ``graphrt info | demo | generate | bench | latency``.
 
 Each verb's module has ``main(args: argparse.Namespace) -> int`` and is imported when its verb runs.
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. A failure is one sentence on
@@ -17,12 +17,14 @@ from pathlib import Path
 
 from graphrt._version import __version__
 from graphrt.errors import ConfigError, GraphrtError
+from graphrt.latency.arguments import add_latency
 
 _MODULES = {
     "info": "graphrt.info",
     "demo": "graphrt.demo",
     "generate": "graphrt.models.cli",
     "bench": "graphrt.bench.cli",
+    "latency": "graphrt.latency.cli",
 }
 
 
@@ -92,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
             "bench", parents=[common], help="time the chain beside its peers, correct first"
         )
     )
+    add_latency(verbs.add_parser("latency", help="record latency, compare it, say why"), common)
     return parser
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether two recordings may be compared, how noisy their machine was, and whether it moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphrt.errors import sentence
+from graphrt.latency.change import Change, measure_change
+from graphrt.latency.errors import ComparisonRefused
+from graphrt.latency.quantities import Key
+from graphrt.latency.recording import Recording
+from graphrt.latency.yardsticks import yardsticks_of
+
+_CONDITIONS = (
+    ("gpu", "name"),
+    ("gpu", "capability"),
+    ("gpu", "driver_version"),
+    ("cuda", "driver_supports"),
+    ("machine",),
+    ("cpu",),
+)
+_CLOCK_SETTINGS = ("clocks.max.sm", "power.limit")
+
+
+def machine_differences(old: Recording, new: Recording) -> list[str]:
+    """Return what makes times of the two incomparable: another GPU, driver or setting."""
+    found = []
+    if old.device.partition(":")[0] != new.device.partition(":")[0]:
+        found.append(f"device: {old.device}, {new.device}")
+    for path in _CONDITIONS:
+        was, now = _at(old.conditions, path), _at(new.conditions, path)
+        if was != now:
+            found.append(f"{' '.join(path)}: {was}, {now}")
+    for name in _CLOCK_SETTINGS:
+        was, now = (_at(side.clocks, ("before", name)) for side in (old, new))
+        if was != now:
+            found.append(f"{name}: {was}, {now}")
+    for name in dict.fromkeys([*old.settings, *new.settings]):
+        was, now = old.settings.get(name), new.settings.get(name)
+        if was != now:
+            found.append(f"timing contract {name}: {was}, {now}")
+    return found
+
+
+def refuse_other_machine(old: Recording, new: Recording) -> None:
+    """Raise ComparisonRefused if the two were made on different machines or settings."""
+    found = machine_differences(old, new)
+    if found:
+        raise ComparisonRefused(
+            sentence(
+                f"{old.label} and {new.label}",
+                "; ".join(found),
+                "times are only comparable on one GPU, driver and setting",
+                "record both on one machine, or compare ratios to yardsticks with --across",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The yardsticks of two recordings: how each moved, and how noisy the noisier side was."""
+
+    moved: Mapping[Key, Change]
+    noise: Mapping[Key, float]
+
+    @classmethod
+    def of(cls, old: Recording, new: Recording) -> Machine:
+        """Compare the yardsticks that both have."""
+        moved, noise = {}, {}
+        for key in old.yardsticks.series:
+            if key not in new.yardsticks.series:
+                continue
+            sides = [_visits(side, key) for side in (old, new)]
+            change = measure_change(*sides, paired=False)
+            if change is not None:
+                moved[key] = change
+                noise[key] = max(_noise(side) for side in sides)
+        return cls(moved, noise)
+
+    def drifted(self, quantity: str, least: float) -> list[Key]:
+        """Return the yardsticks of a quantity that moved by ``least`` or more themselves."""
+        return [
+            key
+            for key in yardsticks_of(quantity)
+            if key in self.moved
+            and not self.moved[key].low <= 0 <= self.moved[key].high
+            and abs(self.moved[key].log_ratio) >= np.log1p(least)
+        ]
+
+    def relative(self, change: Change, quantity: str) -> dict[Key, Change]:
+        """Return ``change`` as a ratio to each yardstick of its quantity."""
+        return {
+            key: _divided(change, self.moved[key])
+            for key in yardsticks_of(quantity)
+            if key in self.moved
+        }
+
+
+def _divided(change: Change, yardstick: Change) -> Change:
+    """Return the change of a ratio: logarithms subtract, independent widths add as squares."""
+    ratio = change.log_ratio - yardstick.log_ratio
+    low = np.hypot(change.log_ratio - change.low, yardstick.high - yardstick.log_ratio)
+    high = np.hypot(change.high - change.log_ratio, yardstick.log_ratio - yardstick.low)
+    return replace(change, log_ratio=ratio, low=ratio - float(low), high=ratio + float(high))
+
+
+def _visits(recording: Recording, key: Key) -> NDArray[np.float64]:
+    """Return a yardstick's samples as one build of as many blocks as it was visited."""
+    samples = recording.yardsticks.array(key)
+    return samples.reshape(1, -1, samples.shape[2])
+
+
+def _noise(side: NDArray[np.float64]) -> float:
+    """Return the half width of the interval of every other visit against those between."""
+    visits = side.shape[1] // 2 * 2
+    if visits < 4:
+        return float("inf")
+    change = measure_change(side[:, 0:visits:2], side[:, 1:visits:2], paired=False)
+    return float("inf") if change is None else change.half_width
+
+
+def _at(found: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    value: Any = found
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

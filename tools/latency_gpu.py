@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Try the latency harness on this machine's GPU: does it tell a loss from none, and why?
+
+    python -m tools.latency_gpu --seconds 90 --out latency-gpu
+
+Sections, each by itself, what fails is recorded with its traceback and the others run:
+
+    record     two recordings of the same code, compared as files: SAME or UNDECIDED
+    self       the same code against itself in turns, as often as time allows: false alarms
+    planted    kernels that spin, a few percent of a stage each: SLOWER, the stage named
+    pdl        PDL on against off: SLOWER, the lost links named
+    commits    this tree against itself in two processes: SAME or UNDECIDED
+    pytest     the plugin: recorded, compared, a planted loss refused
+
+Writes OUT/summary.json after every section, recordings beside it. Without a GPU it tries itself out
+with tiny counts, and its verdicts mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphrt.bench.conditions import clocks, conditions
+from graphrt.bench.jsonfile import write_json
+from graphrt.config import resolve_device
+from graphrt.latency.budget import Budget
+from graphrt.latency.cases import default_cases
+from graphrt.latency.yardsticks import Yardsticks
+from tools.gpu.latency import SECTIONS, Trial
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sections; return 0 if every one found what it should."""
+    args = _parse(argv)
+    device = resolve_device(args.device)
+    quick = args.quick or device.type != "cuda"
+    begin = time.monotonic()
+    args.out.mkdir(parents=True, exist_ok=True)
+    summary: dict[str, Any] = {
+        "conditions": conditions(device, args.commit),
+        "clocks": {"before": clocks(device)},
+        "quick": quick,
+        "sections": {},
+    }
+    cases = default_cases((1, 2), shape="tiny") if quick else default_cases((8, 64))
+    with contextlib.closing(Yardsticks(device)) as yardsticks:
+        trial = Trial(
+            device=device,
+            out=args.out.resolve(),
+            cases=cases,
+            budget=Budget.quick() if quick else Budget(),
+            fast=Budget.quick() if quick else Budget(builds=4, host_calls=16, launches=16),
+            yardsticks=yardsticks,
+            deadline=begin + args.seconds,
+            planted_shares=args.planted,
+            quick=quick,
+        )
+        for name in args.sections or SECTIONS:
+            _say(f"[{time.monotonic() - begin:5.1f} s] {name} …")
+            summary["sections"][name] = _run(SECTIONS[name], trial)
+            summary["clocks"][f"after {name}"] = clocks(device)
+            write_json(summary, args.out / "summary.json")
+    failed = {n: s["failures"] for n, s in summary["sections"].items() if s["failures"]}
+    for name, reasons in failed.items():
+        _say(f"FAILED {name}: {reasons}")
+    _say(f"[{time.monotonic() - begin:5.1f} s] {'FAILED' if failed else 'passed'}")
+    return int(bool(failed))
+
+
+def _run(section: Callable[[Trial], dict[str, Any]], trial: Trial) -> dict[str, Any]:
+    begin = time.monotonic()
+    if begin > trial.deadline:
+        return {"failures": ["left out: no time left"], "seconds": 0.0}
+    try:
+        found = section(trial)
+    except Exception as error:  # the other sections still run
+        found = {
+            "failures": [f"{type(error).__name__}: {error}"],
+            "traceback": traceback.format_exc().splitlines()[-25:],
+        }
+    return {"seconds": round(time.monotonic() - begin, 1), **found}
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.latency_gpu", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("latency-gpu"), metavar="DIR")
+    parser.add_argument("--seconds", type=float, default=90.0, metavar="S")
+    parser.add_argument("--planted", type=float, nargs="+", default=[0.1, 0.05], metavar="SHARE")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, metavar="NAME")
+    parser.add_argument("--device")
+    parser.add_argument("--quick", action="store_true", help="tiny counts, to try it out")
+    parser.add_argument("--commit", metavar="HASH", help="the commit, where git cannot say")
+    return parser.parse_args(argv)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
