@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import render_tables
+from tools import bench_figure, render_tables
 
 
 def percentiles(launch: int, replay: int) -> dict[str, dict[str, int]]:
@@ -55,10 +55,18 @@ def benchmarks(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readme_shows_what_the_reports_say() -> None:
-    readme = render_tables.REPOSITORY / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+@pytest.mark.parametrize("path", render_tables.DOCUMENTS, ids=lambda path: path.name)
+def test_the_documents_show_what_the_reports_say(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "<!-- table:" in text
     assert render_tables.render(text) == text, "run: python -m tools.render_tables"
+
+
+def test_the_figure_is_that_of_its_report(tmp_path: Path) -> None:
+    assert bench_figure.main(["--check"]) == 0, "run: python -m tools.bench_figure"
+    report, figure = bench_figure.DEFAULT
+    (tmp_path / "other.svg").write_text(figure.read_text(encoding="utf-8").replace("fp16", "fp61"))
+    assert bench_figure.main(["--check", str(report), str(tmp_path / "other.svg")]) == 1
 
 
 def test_tables_are_rendered_between_their_markers(benchmarks: Path) -> None:

@@ -20,10 +20,10 @@ from tools.gpu.tables import Report
 REPOSITORY = Path(__file__).parents[1]
 LINES = (
     ("pair", "graphrt", "#0b6e4f", ""),
-    (RING, "FlashInfer ring, best settings", "#c1440e", ""),
-    ("snapshots", "a state per token, winner copied", "#888888", ""),
+    (RING, "FlashInfer ring", "#c1440e", ""),
+    ("snapshots", "a state per token", "#888888", ""),
     ("read", "bare read of the state", "#3a6ea5", "6 4"),
-    ("floor", "bytes at copy bandwidth", "#222222", "2 4"),
+    ("floor", "bytes at copy speed", "#222222", "2 4"),
 )
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, GAP = 430, 340, 52, 34, 62, 24
 
@@ -64,7 +64,7 @@ def draw(report: Report) -> str:
             f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
             f'<text x="{x + 27}" y="{HEIGHT + 16}">{escape(label)}</text>'
         )
-        x += 44 + 6.4 * len(label)
+        x += 50 + 6.2 * len(label)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -73,7 +73,7 @@ def _panel(report: Report, state: str) -> list[str]:
     most_x = math.log2(max(found))
 
     def place(batch: float, us: float) -> str:
-        x = LEFT + (WIDTH - LEFT - 12) * math.log2(batch) / most_x
+        x = LEFT + (WIDTH - LEFT - 18) * math.log2(batch) / most_x
         y = TOP + (HEIGHT - TOP - BOTTOM) * (3.4 - math.log10(max(us, 0.1))) / 4.4
         return f"{x:.1f},{y:.1f}"
 
@@ -81,7 +81,7 @@ def _panel(report: Report, state: str) -> list[str]:
     for power in range(-1, 4):
         y = place(1, 10.0**power).split(",")[1]
         parts.append(
-            f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - 12}" y2="{y}" stroke="#dddddd"/>'
+            f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - 18}" y2="{y}" stroke="#dddddd"/>'
             f'<text x="{LEFT - 6}" y="{float(y) + 4:.1f}" text-anchor="end">{10.0**power:g}</text>'
         )
     for batch in found:

@@ -59,29 +59,15 @@ def stages(report: Report) -> Table:
     return Table(("batch", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 
-def others(report: Report) -> Table:
-    """Return the pair beside the peer for every other case: shapes, T, histories."""
+def tail(report: Report) -> Table:
+    """Return the pair where every slot flushes and where none does, by state dtype and batch."""
     first = report["cases"][0]["case"]
-    rows = []
-    for one in report["cases"]:
-        case, times = one["case"], one["times"]
-        keys = ("heads", "tokens", "window", "history")
-        if one["failed"] or all(case[key] == first[key] for key in keys):
-            continue
-        peers = {name: found for name, found in times.items() if found.get("beside") == "pair"}
-        peers = {name: found for name, found in peers.items() if name != "snapshots"}
-        best = min(peers, key=lambda name: peers[name]["us"], default=None)
-        rows.append(
-            (
-                f"H {case['heads']} G {case['groups']} T {case['tokens']} W {case['window']}"
-                f" {case['state_dtype']} {case['history']}",
-                str(case["batch"]),
-                _us(times["pair"]),
-                f"{_us(peers[best])} ({best.replace('_', ' ')})" if best else "-",
-                f"{peers[best]['us'] / times['pair']['us']:.2f}" if best else "-",
-            )
-        )
-    return Table(("case", "batch", "graphrt pair", "best peer", "peer / graphrt"), tuple(rows))
+    rows = [
+        (f"{first['state_dtype']} {batch}", history, _us(times["state_update"]), _us(times["pair"]))
+        for history in ("all-flush", "no-flush")
+        for batch, times in cells(report, first["state_dtype"], history=history).items()
+    ]
+    return Table(("state, batch", "history", "state update", "pair"), tuple(rows))
 
 
 def geometric_mean(report: Report, state: str) -> float:
@@ -98,4 +84,4 @@ def _us(timing: dict[str, Any] | None) -> str:
     return "-" if timing is None else f"{timing['us']:.2f}"
 
 
-TABLES = {"pair": pair, "stages": stages, "others": others}
+TABLES = {"pair": pair, "stages": stages, "tail": tail}

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.pdl import signal_consumer
 from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
@@ -136,4 +136,5 @@ def conv1d(
         BLOCK_T=triton.next_power_of_2(tokens),
         BLOCK_C=launch.block_channels,
         num_warps=launch.num_warps,
+        **NO_CONTRACTION,
     )

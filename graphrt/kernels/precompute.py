@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
-from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps
 from graphrt.kernels.dot import dot
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
@@ -276,4 +276,5 @@ def precompute(
         BLOCK_N=triton.next_power_of_2(shape.state_dim),
         num_warps=launch.num_warps,
         launch_pdl=links.precompute,
+        **NO_CONTRACTION,
     )

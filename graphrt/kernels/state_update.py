@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
-from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps
 from graphrt.kernels.dot import dot, dot_planes, read_out
 from graphrt.kernels.pdl import wait_for_producer
@@ -372,4 +372,5 @@ def state_update(
         num_warps=launch.num_warps,
         maxnreg=launch.max_registers,
         launch_pdl=links.state_update,
+        **NO_CONTRACTION,
     )
