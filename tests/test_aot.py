@@ -158,8 +158,8 @@ def test_ptxas_moves_no_load_or_store_across_the_wait(
 def test_no_multiplication_and_addition_become_one(bucket: int, capability: int) -> None:
     """A compiler contracts by layout, and a row would differ in its last bit between buckets.
 
-    Seen on an H200 in fp32: two launch configurations, 27 of 768 outputs. The logarithm's own, which
-    flush subnormals, are the same in every configuration.
+    Seen on an H200 in fp32: two launch configurations, 27 of 768 outputs. Those of the logarithm,
+    which flush subnormals, are the same in every configuration.
     """
     for stage, kernel in build(RANK, BOTH, bucket, capability).items():
         contracted = [i.text for i in kernel.ptx if i.opcode == "fma.rn.f32"]
