@@ -149,7 +149,4 @@ def write_merged(recorded: Sequence[str], path: Path) -> None:
     for one in found:
         merged.cases |= one.cases
         merged.clocks |= one.clocks
-        for key, samples in one.yardsticks.series.items():
-            if one is not found[0]:
-                merged.yardsticks.series.setdefault(key, []).extend(samples)
     save(merged, path)

@@ -26,7 +26,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "machine_differences": found.differences,
         "machine_noise": {
             str(key): None if math.isinf(noise) else round(noise, 5)
-            for key, noise in found.machine.noise.items()
+            for key, noise in found.noise.items()
         },
         "series": [_series(result) for result in found.series],
         "why": found.why,
