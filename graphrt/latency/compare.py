@@ -50,7 +50,8 @@ class Comparison:
     series: in the recordings' order. why: sentences by case, for those that moved. failed: cases
     that have no verdict, with the reason. gates: what the correctness gate said of cases that
     gained more than was predicted. differences: of the machines, when they were let pass. machines:
-    what the yardsticks beside each case say of the machine.
+    what the yardsticks beside each case say of the machine. unsafe: races by case that only the
+    new side's kernels have.
     """
 
     old: Recording
@@ -63,6 +64,7 @@ class Comparison:
     why: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     gates: dict[str, str] = field(default_factory=dict)
+    unsafe: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -84,11 +86,12 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Nothing slower, nothing failed, and the gate passed where there was a reason to ask."""
+        """Nothing slower, failed or unsafe, and the gate passed where there was reason to ask."""
         asked = {result.case for result in self.unpredicted}
         return (
             self.verdict is not Verdict.SLOWER
             and not self.failed
+            and not self.unsafe
             and all(self.gates.get(case, "").startswith("passed") for case in asked)
         )
 
@@ -127,7 +130,7 @@ def compare(
     recordings of different machines, by ratios to the yardsticks recorded beside them. Raises
     ComparisonRefused for those otherwise. Swapping the sides gives the mirror image.
     """
-    from graphrt.latency.why import explain
+    from graphrt.latency.why import explain, new_races
 
     effects = effects or MinimumEffects()
     paired = old.run == new.run
@@ -141,6 +144,9 @@ def compare(
         if reason:
             found.failed[name] = reason
             continue
+        races = new_races(old.cases[name], new.cases[name])
+        if races:
+            found.unsafe[name] = races
         found.machines[name] = Machine.of(old.cases[name], new.cases[name])
         measured += [(name, *one) for one in _changes(old.cases[name], new.cases[name], paired)]
     adjusted = holm([1.0 if change is None else change.p for *_, change in measured])
