@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``graphrt latency record | compare | report | static``: tables or JSON on stdout.
+"""``graphrt latency record | compare | report | history | static``: tables or JSON on stdout.
 
 Exit codes of compare: 0 nothing is slower, 1 something is, or is faster than predicted and no gate
 has passed since, or could not be compared; 1 too for UNDECIDED with ``--strict``.
@@ -29,6 +29,7 @@ from graphrt.latency.chain import case_name, chain_builder
 from graphrt.latency.compare import Comparison, compare
 from graphrt.latency.effects import MinimumEffects
 from graphrt.latency.files import load
+from graphrt.latency.history_cli import history
 from graphrt.latency.interleave import LocalSide
 from graphrt.latency.live import compare_live
 from graphrt.latency.recorder import record
@@ -48,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
         "record": _record,
         "compare": _compare,
         "report": _report,
+        "history": _history,
         "static": _static,
     }
     return verbs[args.latency_verb](args)
@@ -168,6 +170,10 @@ def _configurations(args: argparse.Namespace, effects: MinimumEffects) -> Compar
 def _report(args: argparse.Namespace) -> int:
     _print(recording_table(load(args.recording, partial=args.partial)))
     return 0
+
+
+def _history(args: argparse.Namespace) -> int:
+    return history(args, print, _say)
 
 
 def _static(args: argparse.Namespace) -> int:

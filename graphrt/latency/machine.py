@@ -48,6 +48,15 @@ def machine_differences(old: Recording, new: Recording) -> list[str]:
     return found
 
 
+def machine_of(recording: Recording) -> str:
+    """Return a sentence that recordings share if they can be compared."""
+    told = [recording.device.partition(":")[0]]
+    told += [str(_at(recording.conditions, path)) for path in _CONDITIONS]
+    told += [f"{name} {_at(recording.clocks, ('before', name))}" for name in _CLOCK_SETTINGS]
+    told += [f"{name} {value}" for name, value in sorted(recording.settings.items())]
+    return ", ".join(one for one in told if not one.endswith("None"))
+
+
 def refuse_other_machine(old: Recording, new: Recording) -> None:
     """Raise ComparisonRefused if the two were made on different machines or settings."""
     found = machine_differences(old, new)
