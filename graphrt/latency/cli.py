@@ -184,7 +184,14 @@ def _static(args: argparse.Namespace) -> int:
         print(f"{name}: {told['us']:.2f} µs, {told['from']}")
     if not args.against:
         return 0
-    risen = static_gate.risen(static_gate.read(args.against), now, args.minimum_effect)
+    old = static_gate.read(args.against)
+    apart = static_gate.incomparable(old, now)
+    if apart:
+        _say(
+            f"{len(apart)} of {len(old['cases'])} cases are predicted from the tuning table on one "
+            f"side only and not compared; write {args.against.name} anew with --out"
+        )
+    risen = static_gate.risen(old, now, args.minimum_effect)
     for line in risen:
         _say(f"predicted to be slower: {line}")
     return int(bool(risen))

@@ -129,13 +129,16 @@ def reread_bytes(case: Case, launch: ChainLaunch) -> float:
 
 
 def risen(old: Mapping[str, Any], new: Mapping[str, Any], minimum_effect: float) -> list[str]:
-    """Return one line for every case predicted to cost more, or no longer predicted."""
+    """Return one line for every case predicted to cost more, or no longer predicted.
+
+    Those of `incomparable` are left out.
+    """
     lines = []
     for name, was in old["cases"].items():
         now = new["cases"].get(name)
         if now is None:
             lines.append(f"{name}: is not predicted any more")
-        elif now["us"] > was["us"] * (1 + minimum_effect):
+        elif _measured(was) is _measured(now) and now["us"] > was["us"] * (1 + minimum_effect):
             share = now["us"] / was["us"] - 1
             causes = [
                 f"{stage} was {was['choice'][stage]}, is {now['choice'][stage]}"
@@ -147,6 +150,18 @@ def risen(old: Mapping[str, Any], new: Mapping[str, Any], minimum_effect: float)
             why = "; ".join(causes) or "the launch is the same, its bytes or table entry are not"
             lines.append(f"{name}: {was['us']:.2f} → {now['us']:.2f} µs ({share:+.1%}), {why}")
     return lines
+
+
+def incomparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the cases predicted from a measurement on one side and the model alone on the other.
+
+    Such are all of them when a tuning table was added: the old predictions must be written anew.
+    """
+    return [
+        name
+        for name, was in old["cases"].items()
+        if name in new["cases"] and _measured(was) is not _measured(new["cases"][name])
+    ]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -169,6 +184,10 @@ def read(path: Path) -> dict[str, Any]:
 def write(told: dict[str, Any], path: Path) -> None:
     """Write predictions."""
     write_json(told, path)
+
+
+def _measured(told: Mapping[str, Any]) -> bool:
+    return str(told["from"]).startswith("table")
 
 
 def _entries(arch: str) -> list[dict[str, Any]]:
