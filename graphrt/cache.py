@@ -93,10 +93,9 @@ class ReplayCache:
 
         All launches share it: they are ordered by their stream and hand nothing on through it.
         """
-        window = self.config.window
         return Scratch(
             conv_out=self._scratch.conv_out[:rows, :tokens],
-            causal=self._scratch.causal[:rows, :, :tokens, : window + tokens],
+            causal=self._scratch.causal[:rows, :, :, :tokens],
             decay=self._scratch.decay[:rows, :, :tokens],
         )
 

@@ -5,9 +5,11 @@
     ├── ConfigError      (ValueError)    a configuration, shape or argument that a rule forbids
     ├── MemoryPlanError  (MemoryError)   the tensors do not fit the device
     ├── CaptureError     (RuntimeError)  an illegal move of a graph, or a capture that failed
+    │   └── ContractError                a captured graph that is not what its owner stated
     ├── SlotError        (ValueError)    a slot that may not be admitted, launched or released
     ├── AcceptError      (ValueError)    an accepted count outside 0 … last T
     ├── DriverError      (RuntimeError)  a CUDA call that failed
+    ├── ReportError      (ValueError)    a report about a graph that cannot be read
     └── CheckpointError  (ValueError)    a model directory that cannot be loaded
 
 Each message says what was wrong, which rule it broke, what was got, and how to mend it. An
@@ -33,6 +35,10 @@ class CaptureError(GraphrtError, RuntimeError):
     """An illegal move of a graph, or a capture that failed; the runtime stays usable."""
 
 
+class ContractError(CaptureError):
+    """A captured graph that is not what its owner stated; the runtime is as before the capture."""
+
+
 class SlotError(GraphrtError, ValueError):
     """A slot that may not be admitted, launched or released; nothing was launched."""
 
@@ -43,6 +49,10 @@ class AcceptError(GraphrtError, ValueError):
 
 class DriverError(GraphrtError, RuntimeError):
     """A CUDA call that failed; the message names the call and CUDA's own reason."""
+
+
+class ReportError(GraphrtError, ValueError):
+    """A report about a graph that is truncated, of a newer schema, or no report at all."""
 
 
 class CheckpointError(GraphrtError, ValueError):

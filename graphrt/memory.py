@@ -83,11 +83,21 @@ class MemoryPlan:
         )
 
 
+PADDED_TOKENS = 16
+"""Columns of the causal matrix for the launch's own tokens: the least that a product takes."""
+
+
+def padded_window(window: int) -> int:
+    """Return the columns of the causal matrix for the history: a power of two, at least 16."""
+    return max(16, 1 << (window - 1).bit_length())
+
+
 def plan_memory(config: RuntimeConfig) -> MemoryPlan:
     """Return every tensor of design section 4 for ``config``: caches, cursors, seeds, scratch."""
     shape, slots, layers = config.shape, config.slots, config.layers
     heads, ring_rows, act = shape.heads, config.ring_rows, config.activation_dtype
     bucket, tokens = config.buckets[-1], config.tokens
+    planes = act == torch.bfloat16
     per_slot = "slots, layers or the state dtype's width"
     ring = "slots, layers or window"
 
@@ -115,7 +125,11 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
             cursor("rand_seed", torch.int64),
             cursor("accepted"),
             scratch("conv_out", (tokens, shape.conv_dim), act),
-            scratch("causal", (heads, tokens, config.window + tokens), torch.float32),
+            scratch(
+                "causal",
+                (heads, 2 if planes else 1, tokens, padded_window(config.window) + PADDED_TOKENS),
+                torch.bfloat16 if planes else torch.float32,
+            ),
             scratch("decay", (heads, tokens), torch.float32),
         ),
         slots,

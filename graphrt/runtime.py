@@ -14,13 +14,22 @@ from torch import Tensor
 from graphrt.accepting import by_slot, check_counts, clamped_counts, counts_missing
 from graphrt.buckets import choose_bucket
 from graphrt.cache import Prefilled, ReplayCache
-from graphrt.capture.bucket_graphs import BucketGraphs, CaptureProgress, Recipe
+from graphrt.capture.bucket_graphs import BucketGraph, BucketGraphs, CaptureProgress, Recipe
 from graphrt.capture.buffers import fill, named_tensors
+from graphrt.capture.cuda_graph import CudaGraph
+from graphrt.capture.graph import Graph
+from graphrt.capture.inspect.contract import check_contract
+from graphrt.capture.inspect.manifest import Manifest
+from graphrt.capture.inspect.read import inspect_graph
+from graphrt.capture.inspect.report import Report
 from graphrt.capture.space import capture_space
 from graphrt.config import RuntimeConfig
+from graphrt.declared import cache_manifest, chain_contract, graph_manifest
 from graphrt.errors import AcceptError, CaptureError, ConfigError, sentence
 from graphrt.host_queue import HostQueue
 from graphrt.kernels.chain import BoundChain, accept_counts
+from graphrt.kernels.links import STAGES, linked_stages
+from graphrt.kernels.pdl import usable_links
 from graphrt.seeds import slot_seed
 from graphrt.slots import SlotTable
 from graphrt.step import Step
@@ -35,6 +44,7 @@ class _Bound:
     chain: BoundChain
     buffers: Any
     tensors: Mapping[str, Tensor]
+    manifest: Manifest
     launch: Callable[[], None] = field(default=lambda: None)
 
 
@@ -98,26 +108,43 @@ class DecodeRuntime:
     # --- capture -----------------------------------------------------------------------------
 
     def capture(
-        self, step: Step, *, progress: Callable[[CaptureProgress], object] | None = None
+        self,
+        step: Step,
+        *,
+        progress: Callable[[CaptureProgress], object] | None = None,
+        check: bool = True,
     ) -> None:
         """Capture ``step`` for every bucket and T of the configuration, largest first.
 
         Each is run once before, with padding rows alone, so that no slot is touched. ``progress``
         is called after each graph. A later capture replaces an earlier one. All or nothing: on
         CaptureError, which names the cause, the runtime is as it was before.
+
+        check: hold every graph to what the runtime states of it (`graphrt.declared`): so many
+        kernels a layer, programmatic links where they were asked for, no allocations, and for a
+        step that declares its weights no pointer into anything else. ContractError says what is
+        not so. Recorded calls, on the CPU, have nothing to check.
         """
         self._require_open()
+        shared = cache_manifest(self.cache, step)
 
         def build(bucket: int, tokens: int) -> Recipe[_Bound]:
             chain = BoundChain(self.cache, self._slot_ids[bucket], tokens)
             buffers = step.buffers(bucket, tokens)
-            bound = _Bound(chain, buffers, named_tensors(buffers))
+            tensors = named_tensors(buffers)
+            manifest = graph_manifest(shared, step, self._slot_ids[bucket], tensors)
+            bound = _Bound(chain, buffers, tensors, manifest)
 
             def run() -> None:
                 chain.advance()
                 step(chain, buffers)
 
-            return Recipe(run=run, value=bound, keep=lambda: chain.compiled)
+            def hold(graph: Graph) -> None:
+                if check and isinstance(graph, CudaGraph):
+                    contract = chain_contract(chain, self.config.layers, step)
+                    check_contract(graph, contract, chain.compiled, manifest.buffers())
+
+            return Recipe(run=run, value=bound, keep=lambda: chain.compiled, check=hold)
 
         rows_before = dict(self._rows_in)
         for bucket in rows_before:
@@ -141,6 +168,34 @@ class DecodeRuntime:
         Raises CaptureError for one that was not captured.
         """
         return self._graphs[bucket, self._tokens_of(tokens)].value.buffers
+
+    @property
+    def captured(self) -> Sequence[BucketGraph[Any]]:
+        """The captured graphs, in the order of capture, for reading."""
+        return tuple(self._graphs)
+
+    def slot_ids(self, bucket: int) -> Tensor:
+        """Return the (bucket,) int32 tensor that names each row's slot, for reading."""
+        return self._slot_ids[bucket]
+
+    def manifest(self, bucket: int, tokens: int | None = None) -> Manifest:
+        """Return the buffers that the graph of a captured (bucket, T) may point at, by name."""
+        return self._graphs[bucket, self._tokens_of(tokens)].value.manifest
+
+    def inspect(self, bucket: int, tokens: int | None = None) -> Report:
+        """Return what the graph of a captured (bucket, T) holds, its links audited.
+
+        Raises CaptureError for one that was not captured, and on the CPU, where calls are recorded
+        and there is no graph to read.
+        """
+        captured = self._graphs[bucket, self._tokens_of(tokens)]
+        return inspect_graph(
+            captured.graph,
+            captured.value.manifest,
+            name=captured.graph.name,
+            stages=STAGES,
+            linked=linked_stages(usable_links(self.config.pdl, self.config.device)),
+        )
 
     # --- slots -------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from graphrt.capture.buffers import named_tensors
+from graphrt.capture.inspect.manifest import Manifest, Role
 from graphrt.config import RuntimeConfig
 from graphrt.errors import ConfigError, sentence
 from graphrt.kernels.chain import BoundChain
@@ -20,7 +22,8 @@ class Step(Protocol):
     """Any callable over static buffers that calls the chain once per layer: a whole model's step.
 
     Captured once per (bucket, T). It must enqueue the same work whatever the buffers hold, decide
-    nothing on the host, and give its results by writing into the buffers.
+    nothing on the host, and give its results by writing into the buffers. One that is also a
+    `graphrt.declared.Declares` has all its pointers checked when it is captured.
     """
 
     def buffers(self, bucket: int, tokens: int) -> Any:
@@ -50,6 +53,9 @@ class ChainBuffers:
 
 class ChainStep:
     """The chain alone, layer after layer over inputs that the caller provides."""
+
+    outputs = frozenset({"out"})
+    only_chain = True
 
     def __init__(
         self, config: RuntimeConfig, weights: Sequence[LayerWeights], *, gated: bool = False
@@ -89,6 +95,11 @@ class ChainStep:
             z=zeros(*heads) if self._gated else None,
             out=zeros(*heads),
         )
+
+    def declare_weights(self, manifest: Manifest) -> None:
+        """Declare every weight of every layer as ``layers.LAYER.NAME``."""
+        for layer, weights in enumerate(self._weights):
+            manifest.declare_all(named_tensors(weights), Role.WEIGHT, prefix=f"layers.{layer}.")
 
     def __call__(self, chain: BoundChain, buffers: ChainBuffers) -> None:
         """Enqueue every layer."""

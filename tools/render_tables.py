@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of README.md anew from the reports under benchmarks/.
+"""Write the tables of README.md and docs/performance.md anew from the reports under benchmarks/.
 
     python -m tools.render_tables [--check] [FILE ...]
 
@@ -20,20 +20,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.gpu.tables import TABLES
+from tools import bench_tables
+from tools.gpu import tables as gpu_tables
 
+TABLES = gpu_tables.TABLES | bench_tables.TABLES
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
+DOCUMENTS = (REPOSITORY / "README.md", REPOSITORY / "docs" / "performance.md")
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end table -->)", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Render every file named, by default README.md."""
+    """Render every file named, by default all that have tables."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.render_tables", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("files", nargs="*", type=Path, default=[REPOSITORY / "README.md"])
+    parser.add_argument("files", nargs="*", type=Path, default=[*DOCUMENTS])
     parser.add_argument("--check", action="store_true", help="write nothing, say what would change")
     args = parser.parse_args(argv)
     stale = []

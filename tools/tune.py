@@ -53,19 +53,34 @@ BATCHES = (1, 4, 16, 64, 256, 1024)
 
 CONV1D = tuple(
     Conv1dLaunch(channels, warps)
-    for channels, warps in ((64, 1), (64, 2), (128, 2), (128, 4), (256, 4), (256, 8))
+    for channels, warps in ((32, 1), (64, 1), (64, 2), (128, 2), (128, 4), (256, 4), (256, 8))
 )
 PRECOMPUTE = tuple(
     PrecomputeLaunch(heads, warps)
-    for heads, warps in ((1, 1), (2, 2), (4, 2), (4, 4), (8, 4), (8, 8), (16, 4), (16, 8))
+    for heads, warps in ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (16, 1), (16, 2), (16, 4))
 )
-STATE_UPDATE = tuple(
-    StateUpdateLaunch(rows, warps, registers)
-    for rows, warps, registers in (
-        *((16, 1, None), (16, 2, None), (16, 4, None)),
-        *((32, 2, None), (32, 4, None), (32, 4, 96)),
-        *((64, 4, None), (64, 4, 128), (64, 4, 96), (64, 8, None)),
-    )
+# One tile a program: the state is loaded before the wait. Several: a loop that fetches ahead.
+STATE_UPDATE = (
+    *(
+        StateUpdateLaunch(rows, warps, fold_rows=fold, fold_stages=ahead)
+        for rows, warps, fold, ahead in (
+            *((16, 1, 16, 1), (16, 2, 16, 1), (16, 4, 16, 1), (32, 2, 32, 1), (32, 4, 32, 1)),
+            *((32, 4, 16, 2), (64, 4, 32, 1), (64, 4, 32, 3), (64, 8, 32, 3)),
+        )
+    ),
+    *(
+        StateUpdateLaunch(
+            rows, warps, registers, tiles=tiles, stages=stages, fold_rows=fold, fold_stages=ahead
+        )
+        for rows, warps, registers, tiles, stages, fold, ahead in (
+            *((64, 4, None, 2, 2, 16, 3), (64, 4, None, 2, 2, 32, 3), (64, 4, None, 2, 3, 32, 3)),
+            *((64, 4, 80, 2, 3, 16, 3), (64, 4, 96, 2, 3, 32, 3), (64, 4, None, 4, 2, 32, 3)),
+            *((64, 4, None, 4, 3, 32, 3), (64, 4, 80, 4, 3, 16, 3), (64, 4, 96, 4, 3, 32, 3)),
+            *((64, 4, None, 8, 3, 32, 3), (64, 8, None, 4, 3, 32, 3), (64, 4, 128, 2, 2, 32, 3)),
+            *((32, 4, None, 2, 2, 32, 2), (32, 4, None, 4, 3, 32, 3), (32, 4, 96, 8, 3, 32, 3)),
+            *((32, 4, 128, 8, 3, 32, 3), (32, 4, 128, 8, 3, 16, 3), (32, 2, 128, 8, 3, 32, 2)),
+        )
+    ),
 )
 SEARCH: tuple[tuple[Stage, tuple[Stage, ...], tuple[Any, ...]], ...] = (
     ("state_update", PAIR, STATE_UPDATE),

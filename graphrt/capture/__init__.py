@@ -8,7 +8,9 @@ Knows nothing of kernels or of Mamba.
     buffers             named static tensors
     bucket_graphs       one graph per (bucket, T)
     driver              the only file that imports cuda-python
+    driver_nodes        what the driver says about one node
     audit/              PDL links: whether compiled code and a graph's edges keep the rules
+    inspect/            what a captured graph holds, read back and explained
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ from graphrt.capture.bucket_graphs import BucketGraph, BucketGraphs, CaptureProg
 from graphrt.capture.buffers import fill, named_tensors, nbytes
 from graphrt.capture.cuda_graph import CudaGraph, CudaSpace
 from graphrt.capture.graph import Graph, GraphState, RecordedGraph
+from graphrt.capture.inspect.contract import GraphContract, check_contract
+from graphrt.capture.inspect.manifest import Manifest, Padding, Role
+from graphrt.capture.inspect.poison import PoisonCase, PoisonReport, poison_run
+from graphrt.capture.inspect.read import inspect_graph
+from graphrt.capture.inspect.report import Report
+from graphrt.capture.inspect.schema import load, save
 from graphrt.capture.space import CaptureSpace, RecordSpace, capture_space
 
 __all__ = [
@@ -30,17 +38,29 @@ __all__ = [
     "CudaGraph",
     "CudaSpace",
     "Graph",
+    "GraphContract",
     "GraphState",
     "KernelCode",
+    "Manifest",
     "Node",
+    "Padding",
+    "PoisonCase",
+    "PoisonReport",
     "Recipe",
     "RecordSpace",
     "RecordedGraph",
+    "Report",
+    "Role",
     "audit_chain",
     "audit_graph",
     "audit_kernel",
     "capture_space",
+    "check_contract",
     "fill",
+    "inspect_graph",
+    "load",
     "named_tensors",
     "nbytes",
+    "poison_run",
+    "save",
 ]

@@ -25,23 +25,29 @@ class Recipe(Generic[V]):
     before the capture, to compile, tune and allocate all that ``run`` needs; ``run`` itself where
     it is None, which must then do no harm when executed. keep: asked after the capture for objects
     that the graph points at and neither ``run`` nor ``value`` reaches, such as compiled kernels.
+    check: given the captured graph, raises if it is not as it should be.
     """
 
     run: Work
     value: V
     warm_up: Work | None = None
     keep: Callable[[], Iterable[object]] = tuple
+    check: Callable[[Graph], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BucketGraph(Generic[V]):
-    """An uploaded graph, ready to launch, with its recipe's value and the seconds it took."""
+    """An uploaded graph, ready to launch, with its recipe's value and the seconds it took.
+
+    check_seconds: those of ``seconds`` that the recipe's check took.
+    """
 
     bucket: int
     tokens: int
     graph: Graph
     value: V
     seconds: float
+    check_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,8 @@ class BucketGraphs(Generic[V]):
         need in the pool. For each pair: ``build(bucket, tokens)``, warm-up on the capture stream,
         capture, instantiate, upload, ``progress``. All or nothing: when anything raises, the
         graphs made by this call are closed and those from before stay. Raises CaptureError, from
-        the cause, if building, warming up or capturing fails, and at once for a pair that was
-        captured before.
+        the cause, if building, warming up, capturing or checking fails, and at once for a pair
+        that was captured before.
         """
         self._require_open()
         pairs = sorted({(b, t) for b in buckets for t in tokens}, reverse=True)
@@ -179,6 +185,7 @@ class BucketGraphs(Generic[V]):
             self._space.warm_up(recipe.warm_up or recipe.run)
             graph.capture(recipe.run)
             graph.keep(recipe.value, *recipe.keep())
+            check_seconds = _timed(recipe.check, graph) if recipe.check is not None else 0.0
             graph.instantiate()
             graph.upload()
         except BaseException as cause:
@@ -187,7 +194,13 @@ class BucketGraphs(Generic[V]):
                 raise
             raise capture_failed(name, cause) from cause
         seconds = time.perf_counter() - start
-        return BucketGraph(bucket, tokens, graph, recipe.value, seconds)
+        return BucketGraph(bucket, tokens, graph, recipe.value, seconds, check_seconds)
+
+
+def _timed(check: Callable[[Graph], object], graph: Graph) -> float:
+    start = time.perf_counter()
+    check(graph)
+    return time.perf_counter() - start
 
 
 def _close(graphs: Iterable[BucketGraph[V]]) -> None:

@@ -4,6 +4,7 @@
 Handles are plain ints on this side of the door: streams, graphs, executable graphs and nodes.
 Nothing is imported before the first call, so that graphrt also imports where there is neither
 a driver nor cuda-python. Every failing call raises DriverError with CUDA's name for the error.
+What single nodes hold is read in `graphrt.capture.driver_nodes`, through the calls below.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ def bindings_version() -> str:
 
 def runtime_version() -> tuple[int, int]:
     """Return (major, minor) of the CUDA runtime inside cuda-bindings; needs no driver."""
-    return _version(_runtime_call("cudaRuntimeGetVersion"))
+    return _version(runtime_call("cudaRuntimeGetVersion"))
 
 
 def driver_version() -> tuple[int, int] | None:
     """Return (major, minor) of the CUDA that the installed driver supports; None without one."""
-    number = _runtime_call("cudaDriverGetVersion")
+    number = runtime_call("cudaDriverGetVersion")
     return _version(number) if number else None
 
 
@@ -119,17 +120,32 @@ def check_bindings(version: str) -> None:
 
 def instantiate(graph: int) -> int:
     """Make an executable graph and return its handle; the caller destroys it."""
-    return int(_runtime_call("cudaGraphInstantiate", graph, 0))
+    return int(runtime_call("cudaGraphInstantiate", graph, 0))
+
+
+def create_graph() -> int:
+    """Make an empty graph and return its handle; the caller destroys it."""
+    return int(runtime_call("cudaGraphCreate", 0))
+
+
+def destroy_graph(graph: int) -> None:
+    """Destroy a graph that this process made itself."""
+    runtime_call("cudaGraphDestroy", graph)
+
+
+def add_child_graph(graph: int, child: int) -> None:
+    """Add a node to ``graph`` that runs a copy of ``child``, after nothing."""
+    runtime_call("cudaGraphAddChildGraphNode", graph, None, 0, child)
 
 
 def upload(executable: int, stream: int) -> None:
     """Copy an executable graph to the device in ``stream``, so that the first launch need not."""
-    _runtime_call("cudaGraphUpload", executable, stream)
+    runtime_call("cudaGraphUpload", executable, stream)
 
 
 def destroy(executable: int) -> None:
     """Destroy an executable graph; launches in flight finish first, on the device."""
-    _runtime_call("cudaGraphExecDestroy", executable)
+    runtime_call("cudaGraphExecDestroy", executable)
 
 
 def launcher(executable: int, device_index: int) -> Callable[[], None]:
@@ -177,6 +193,11 @@ current_stream: Callable[[int], int] = getattr(
 )
 
 
+def fill_memory(address: int, byte: int, nbytes: int, stream: int) -> None:
+    """Set ``nbytes`` of device memory to ``byte``, in order on ``stream``, without waiting."""
+    runtime_call("cudaMemsetAsync", address, byte, nbytes, stream)
+
+
 # --- capturing -----------------------------------------------------------------------------------
 
 
@@ -188,7 +209,7 @@ def is_capturing(stream: int) -> bool:
 def begin_capture(stream: int) -> None:
     """Begin a capture on ``stream`` that minds only calls of this thread."""
     mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    _runtime_call("cudaStreamBeginCapture", stream, mode)
+    runtime_call("cudaStreamBeginCapture", stream, mode)
 
 
 def drop_capture(stream: int) -> None:
@@ -197,22 +218,22 @@ def drop_capture(stream: int) -> None:
         return
     status, graph = _runtime().cudaStreamEndCapture(stream)
     if status == 0 and int(graph):
-        _runtime_call("cudaGraphDestroy", graph)
+        runtime_call("cudaGraphDestroy", graph)
 
 
 @contextmanager
 def relaxed_capture() -> Iterator[None]:
     """Let calls of this thread that would invalidate a capture under way pass, where they can."""
     mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
-    before = _runtime_call("cudaThreadExchangeStreamCaptureMode", mode)
+    before = runtime_call("cudaThreadExchangeStreamCaptureMode", mode)
     try:
         yield
     finally:
-        _runtime_call("cudaThreadExchangeStreamCaptureMode", before)
+        runtime_call("cudaThreadExchangeStreamCaptureMode", before)
 
 
 def _capture_status(stream: int) -> int:
-    return int(_runtime_call("cudaStreamIsCapturing", stream))
+    return int(runtime_call("cudaStreamIsCapturing", stream))
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -220,32 +241,41 @@ def _capture_status(stream: int) -> int:
 
 def nodes(graph: int) -> list[int]:
     """Return the handles of the graph's own nodes; bodies of child graphs are not entered."""
-    _, count = _runtime_call("cudaGraphGetNodes", graph, 0)
+    _, count = runtime_call("cudaGraphGetNodes", graph, 0)
     if not count:
         return []
-    handles, count = _runtime_call("cudaGraphGetNodes", graph, count)
+    handles, count = runtime_call("cudaGraphGetNodes", graph, count)
     return [int(node) for node in handles[:count]]
 
 
 def edges(graph: int) -> list[Edge]:
     """Return every edge of the graph with its ports and type."""
+    return [
+        Edge(int(source), int(target), int(edge.from_port), int(edge.to_port), int(edge.type))
+        for source, target, edge in _raw_edges(graph)
+    ]
+
+
+def edge_types(graph: int) -> list[tuple[int, int]]:
+    """Return (target, type) of every edge: what `edges` does, in a fifth of the time."""
+    return [(int(target), int(data.type)) for _, target, data in _raw_edges(graph)]
+
+
+def _raw_edges(graph: int) -> list[tuple[Any, Any, Any]]:
     # cuda-bindings 12 answers an error from the plain call when an edge is programmatic.
     name = "cudaGraphGetEdges_v2"
     if not hasattr(_runtime(), name):
         name = "cudaGraphGetEdges"
-    count = _runtime_call(name, graph, 0)[-1]
+    count = runtime_call(name, graph, 0)[-1]
     if not count:
         return []
-    sources, targets, data, count = _runtime_call(name, graph, count)
-    return [
-        Edge(int(source), int(target), int(edge.from_port), int(edge.to_port), int(edge.type))
-        for source, target, edge in list(zip(sources, targets, data, strict=True))[:count]
-    ]
+    sources, targets, data, count = runtime_call(name, graph, count)
+    return list(zip(sources, targets, data, strict=True))[:count]
 
 
 def node_type(node: int) -> str:
     """Return the kind of a node: ``kernel``, ``memcpy``, ``child_graph``, ``mem_alloc`` …"""
-    return _type_name(_runtime_call("cudaGraphNodeGetType", node).name)
+    return _type_name(runtime_call("cudaGraphNodeGetType", node).name)
 
 
 def _type_name(enum_name: str) -> str:
@@ -257,11 +287,11 @@ def kernel(node: int) -> Kernel:
     """Return what a kernel node launches. Raises DriverError for a node of another kind."""
     # The runtime's cudaGraphKernelNodeGetParams refuses kernels loaded through the driver, as
     # Triton's are.
-    params = _driver_call("cuGraphKernelNodeGetParams", node)
+    params = driver_call("cuGraphKernelNodeGetParams", node)
     if int(params.func):
-        name = _driver_call("cuFuncGetName", params.func)
+        name = driver_call("cuFuncGetName", params.func)
     else:
-        name = _driver_call("cuKernelGetName", params.kern)
+        name = driver_call("cuKernelGetName", params.kern)
     return Kernel(
         name.decode(),
         (int(params.gridDimX), int(params.gridDimY), int(params.gridDimZ)),
@@ -284,7 +314,7 @@ def _driver() -> Any:
     return import_module("cuda.bindings.driver")
 
 
-def _runtime_call(name: str, *args: Any) -> Any:
+def runtime_call(name: str, *args: Any) -> Any:
     """Call one runtime function and return its output, or a tuple of several."""
     status, *outputs = getattr(_runtime(), name)(*args)
     # On failure every output is None, so nothing else may be looked at first.
@@ -293,7 +323,7 @@ def _runtime_call(name: str, *args: Any) -> Any:
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _driver_call(name: str, *args: Any) -> Any:
+def driver_call(name: str, *args: Any) -> Any:
     """Call one driver function and return its output, or a tuple of several."""
     driver = _driver()
     try:
@@ -307,6 +337,16 @@ def _driver_call(name: str, *args: Any) -> Any:
         _, text = driver.cuGetErrorString(status)
         raise _error(name, status, error_name, text)
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def has_driver_call(name: str) -> bool:
+    """Return whether the installed cuda-bindings have this driver function; the driver may not."""
+    return hasattr(_driver(), name)
+
+
+def driver_enum(kind: str, number: int) -> Any:
+    """Return a member of one of the driver's enumerations by its number."""
+    return getattr(_driver(), kind)(number)
 
 
 def _runtime_error(name: str, status: Any) -> DriverError:

@@ -15,7 +15,7 @@ import contextlib
 import enum
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -100,6 +100,11 @@ class Graph(ABC):
     def state(self) -> GraphState:
         """Where this graph is in its life."""
         return self._state
+
+    @property
+    def kept(self) -> Sequence[object]:
+        """What this graph keeps alive, for reading: callables put in, and what `keep` was given."""
+        return tuple(self._kept)
 
     def begin(self) -> None:
         """Begin the capture."""

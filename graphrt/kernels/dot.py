@@ -69,3 +69,28 @@ def read_out(c, state):
         scaled = (c.to(tl.float32) * scale[:, None]).to(tl.float16)
         product = tl.dot(scaled, tl.trans(state)) * undo[:, None]
     return product
+
+
+@triton.jit
+def dot_planes(past_ptrs, new_ptrs, stride_plane, mask, x_past, x_new, PLANES: tl.constexpr):
+    """Return causal @ x in fp32 over history and new tokens, causal as precompute stores it.
+
+    One fp32 plane, or two of bf16 whose sum it is: 16 bits of it, 256 times finer than the bf16
+    output. The small plane is multiplied first.
+    """
+    past = tl.load(past_ptrs, mask=mask, other=0.0)
+    new = tl.load(new_ptrs, mask=mask, other=0.0)
+    if PLANES == 1:
+        product = dot(past, x_past) + dot(new, x_new)
+    else:
+        low_past = tl.load(past_ptrs + stride_plane, mask=mask, other=0.0)
+        low_new = tl.load(new_ptrs + stride_plane, mask=mask, other=0.0)
+        if INTERPRETED:
+            product = dot(past, x_past) + dot(new, x_new)
+            product += dot(low_past, x_past) + dot(low_new, x_new)
+        else:
+            product = tl.dot(low_past, x_past)
+            product = tl.dot(low_new, x_new, product)
+            product = tl.dot(new, x_new, product)
+            product = tl.dot(past, x_past, product)
+    return product

@@ -8,6 +8,9 @@ dt and the decays, and the causal matrix over history and new tokens
 so that the state update's output is two products and no intermediate state. A program handles
 several heads of one group, which share their C·B products; all that needs dt alone is done before
 the wait. cum is kept in fixed point (`graphrt.kernels.decay`).
+
+The matrix is made with its columns j first: a product needs 16 rows and only 8 columns, and so few
+tokens t are the rule.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from graphrt.kernels.dot import dot
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
+from graphrt.memory import PADDED_TOKENS, padded_window
 
-_MIN_DOT = 16
+_MIN_TOKENS = 8
 _SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
 
 
@@ -65,6 +69,7 @@ def _precompute_kernel(
     stride_dt_ring_slot,
     stride_causal_row,
     stride_causal_head,
+    stride_causal_plane,
     stride_causal_token,
     stride_decay_row,
     stride_decay_head,
@@ -77,13 +82,14 @@ def _precompute_kernel(
     N: tl.constexpr,
     G: tl.constexpr,
     T: tl.constexpr,
-    WINDOW: tl.constexpr,
     RING_ROWS: tl.constexpr,
+    PLANES: tl.constexpr,
     HAS_DT_BIAS: tl.constexpr,
     WAIT: tl.constexpr,
     SIGNAL: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    BLOCK_J: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -101,13 +107,15 @@ def _precompute_kernel(
     in_group = chunk * BLOCK_H + tl.arange(0, BLOCK_H)
     head = group * HEADS_PER_GROUP + in_group
     token = tl.arange(0, BLOCK_T)
+    new = tl.arange(0, BLOCK_J)  # the same tokens as columns of the matrix
     past = tl.arange(0, BLOCK_W)
     n = tl.arange(0, BLOCK_N)
     is_head = in_group < HEADS_PER_GROUP
-    is_new = (token < T) & live
+    is_token = (token < T) & live
+    is_new = (new < T) & live
     is_past = past < held  # held is 0 in padding rows
     past_row = (ring_start + past) % RING_ROWS
-    new_row = (ring_start + held + token) % RING_ROWS
+    new_row = (ring_start + held + new) % RING_ROWS
 
     b_ring_ptrs = b_ring_ptr + slot * stride_b_slot + group * stride_b_group + n[None, :]
     b_past = tl.load(
@@ -120,66 +128,92 @@ def _precompute_kernel(
     dt_past = tl.load(
         dt_ring_ptrs + past_row[None, :], mask=is_head[:, None] & is_past[None, :], other=0.0
     )  # [BLOCK_H, BLOCK_W]
-    mask_dt = is_head[:, None] & is_new[None, :]
-    raw = tl.load(
-        dt_ptr
-        + row * stride_dt_row
-        + token[None, :] * stride_dt_token
-        + head[:, None] * stride_dt_head,
-        mask=mask_dt,
-        other=0.0,
-    ).to(tl.float32)  # [BLOCK_H, BLOCK_T]
+    bias = tl.zeros([BLOCK_H], dtype=tl.float32)
     if HAS_DT_BIAS:
-        raw += tl.load(dt_bias_ptr + head, mask=is_head, other=0.0).to(tl.float32)[:, None]
-    dt_new = tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max)
-    dt_new = tl.where(mask_dt, dt_new, 0.0)
-    tl.store(dt_ring_ptrs + new_row[None, :], dt_new, mask=mask_dt)
+        bias = tl.load(dt_bias_ptr + head, mask=is_head, other=0.0).to(tl.float32)
+    dt_ptrs = dt_ptr + row * stride_dt_row + head[:, None] * stride_dt_head
+    mask_token, mask_new = is_head[:, None] & is_token[None, :], is_head[:, None] & is_new[None, :]
+    dt_token = _processed_dt(
+        dt_ptrs + token[None, :] * stride_dt_token, mask_token, bias, dt_min, dt_max
+    )  # [BLOCK_H, BLOCK_T]
+    dt_new = _processed_dt(
+        dt_ptrs + new[None, :] * stride_dt_token, mask_new, bias, dt_min, dt_max
+    )  # [BLOCK_H, BLOCK_J]
+    tl.store(dt_ring_ptrs + new_row[None, :], dt_new, mask=mask_new)
 
     steps_past = fixed_steps(dt_past, a)
     total = tl.sum(steps_past, 1)[:, None]  # over the whole history
     cum_past = tl.cumsum(steps_past, 1)
+    cum_token = total + tl.cumsum(fixed_steps(dt_token, a), 1)
     cum_new = total + tl.cumsum(fixed_steps(dt_new, a), 1)
-    decay = decay_over(cum_new)
+    decay = decay_over(cum_token)
     tl.store(
         decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
         tl.where(live, decay, 0.0),
         mask=is_head[:, None] & (token < T)[None, :],
     )
-    keep_past = is_new[:, None] & is_past[None, :]
-    keep_new = is_new[:, None] & (token[:, None] >= token[None, :])
-    gain_past = decay_over(cum_new[:, :, None] - cum_past[:, None, :]) * dt_past[:, None, :]
-    gain_past = tl.where(keep_past[None, :, :], gain_past, 0.0)  # [BLOCK_H, BLOCK_T, BLOCK_W]
-    gain_new = decay_over(cum_new[:, :, None] - cum_new[:, None, :]) * dt_new[:, None, :]
-    gain_new = tl.where(keep_new[None, :, :], gain_new, 0.0)
+    keep_past = is_past[:, None] & is_token[None, :]
+    keep_new = (new[:, None] <= token[None, :]) & is_token[None, :]
+    gain_past = decay_over(cum_token[:, None, :] - cum_past[:, :, None]) * dt_past[:, :, None]
+    gain_past = tl.where(keep_past[None, :, :], gain_past, 0.0)  # [BLOCK_H, BLOCK_W, BLOCK_T]
+    gain_new = decay_over(cum_token[:, None, :] - cum_new[:, :, None]) * dt_new[:, :, None]
+    gain_new = tl.where(keep_new[None, :, :], gain_new, 0.0)  # [BLOCK_H, BLOCK_J, BLOCK_T]
 
     wait_for_producer(WAIT)
-    conv_ptrs = conv_out_ptr + row * stride_conv_row + token[:, None] * stride_conv_token
-    mask_bc = is_new[:, None] & (n < N)[None, :]
-    b_ptrs = conv_ptrs + (H * P + group * N + n)[None, :]
-    b_new = tl.load(b_ptrs, mask=mask_bc, other=0.0)
-    c_new = tl.load(b_ptrs + G * N, mask=mask_bc, other=0.0)
-    if chunk == 0:  # one program of the group appends its B
-        tl.store(b_ring_ptrs + new_row[:, None] * N, b_new, mask=mask_bc)
-    products_past = dot(c_new, tl.trans(b_past))  # [BLOCK_T, BLOCK_W]
-    products_new = dot(c_new, tl.trans(b_new))  # [BLOCK_T, BLOCK_T]
+    conv_ptrs = conv_out_ptr + row * stride_conv_row + (H * P + group * N + n)[None, :]
+    mask_n = (n < N)[None, :]
+    mask_b = is_new[:, None] & mask_n
+    b_new = tl.load(conv_ptrs + new[:, None] * stride_conv_token, mask=mask_b, other=0.0)
+    c_new = tl.load(
+        conv_ptrs + G * N + token[:, None] * stride_conv_token,
+        mask=is_token[:, None] & mask_n,
+        other=0.0,
+    )
+    # One program of the group appends its B.
+    tl.store(b_ring_ptrs + new_row[:, None] * N, b_new, mask=mask_b & (chunk == 0))
+    products_past = dot(b_past, tl.trans(c_new))  # [BLOCK_W, BLOCK_T]
+    products_new = dot(b_new, tl.trans(c_new))  # [BLOCK_J, BLOCK_T]
 
     causal_ptrs = (
         causal_ptr
         + row * stride_causal_row
         + head[:, None, None] * stride_causal_head
-        + token[None, :, None] * stride_causal_token
+        + token[None, None, :] * stride_causal_token
     )
-    mask_rows = is_head[:, None, None] & (token < T)[None, :, None]
-    tl.store(
-        causal_ptrs + past[None, None, :],
+    mask = is_head[:, None, None] & (token < T)[None, None, :]
+    _store_planes(
+        causal_ptrs + past[None, :, None],
+        stride_causal_plane,
         products_past[None, :, :] * gain_past,
-        mask=mask_rows & (past < WINDOW)[None, None, :],
+        mask,
+        PLANES,
     )
-    tl.store(
-        causal_ptrs + WINDOW + token[None, None, :],
+    _store_planes(
+        causal_ptrs + BLOCK_W + new[None, :, None],
+        stride_causal_plane,
         products_new[None, :, :] * gain_new,
-        mask=mask_rows & (token < T)[None, None, :],
+        mask,
+        PLANES,
     )
+
+
+@triton.jit
+def _processed_dt(ptrs, mask, bias, dt_min, dt_max):
+    """Return dt after bias, softplus and limits, 0 where masked: [heads, tokens] fp32."""
+    raw = tl.load(ptrs, mask=mask, other=0.0).to(tl.float32) + bias[:, None]
+    return tl.where(mask, tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max), 0.0)
+
+
+@triton.jit
+def _store_planes(ptrs, stride_plane, causal, mask, PLANES: tl.constexpr):
+    """Store fp32 ``causal`` as one plane, or rounded to the planes' dtype and what that left."""
+    if PLANES == 1:
+        tl.store(ptrs, causal, mask=mask)
+    else:
+        high = causal.to(ptrs.dtype.element_ty)
+        tl.store(ptrs, high, mask=mask)
+        low = causal - high.to(tl.float32)
+        tl.store(ptrs + stride_plane, low.to(ptrs.dtype.element_ty), mask=mask)
 
 
 def precompute(
@@ -221,7 +255,7 @@ def precompute(
         cache.b_ring.stride(0),
         cache.b_ring.stride(1),
         cache.dt_ring.stride(0),
-        *scratch.causal.stride()[:3],
+        *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
         shape.dt_min,
         shape.dt_max,
@@ -230,14 +264,15 @@ def precompute(
         N=shape.state_dim,
         G=shape.groups,
         T=tokens,
-        WINDOW=window,
         RING_ROWS=cache.dt_ring.shape[2],
+        PLANES=scratch.causal.shape[2],
         HAS_DT_BIAS=weights.dt_bias is not None,
         WAIT=links.precompute,
         SIGNAL=links.state_update,
         BLOCK_H=block_heads,
-        BLOCK_T=max(_MIN_DOT, triton.next_power_of_2(tokens)),
-        BLOCK_W=max(_MIN_DOT, triton.next_power_of_2(window)),
+        BLOCK_T=max(_MIN_TOKENS, triton.next_power_of_2(tokens)),
+        BLOCK_J=PADDED_TOKENS,
+        BLOCK_W=padded_window(window),
         BLOCK_N=triton.next_power_of_2(shape.state_dim),
         num_warps=launch.num_warps,
         launch_pdl=links.precompute,

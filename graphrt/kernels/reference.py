@@ -21,6 +21,7 @@ from graphrt.kernels.tensors import (
     LayerWeights,
     Scratch,
 )
+from graphrt.memory import PADDED_TOKENS
 
 
 def advance_reference(
@@ -119,7 +120,7 @@ def precompute_reference(
 
     scratch.causal[~live] = 0
     scratch.decay[~live] = 0
-    scratch.causal[live] = torch.where(keep, causal, 0.0)
+    scratch.causal[live] = _planes(torch.where(keep, causal, 0.0), scratch.causal, window)
     scratch.decay[live] = cum[..., window:].float().exp()
     new_row = _new_rows(cursors, slot, tokens, ring_rows)
     _append(cache.b_ring, slot, new_row, b_new)
@@ -154,7 +155,8 @@ def state_update_reference(
     c_heads = c_heads.repeat_interleave(shape.heads_per_group, dim=1)
     read_out = _dot(state, c_heads)  # [live, H, P, T]
     y = read_out.transpose(2, 3) * scratch.decay[live][..., None]
-    y = y + _dot(scratch.causal[live], torch.cat([x_past, x_new], dim=2).float())  # [live, H, T, P]
+    causal = _matrix(scratch.causal[live], window, tokens)  # [live, H, T, W + T]
+    y = y + _dot(causal, torch.cat([x_past, x_new], dim=2).float())  # [live, H, T, P]
     if weights.D is not None:
         y = y + x_new.float() * weights.D.float()[:, None, None]
     if inputs.z is not None:
@@ -192,6 +194,26 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     for row in range(len(a)):
         torch.matmul(a[row], b[row], out=product[row])
     return product
+
+
+def _planes(causal: Tensor, like: Tensor, window: int) -> Tensor:
+    """Return the causal matrix (rows, H, T, W + T) in the planes and columns of the scratch."""
+    padded = like.new_zeros(len(causal), *like.shape[1:])
+    at = like.shape[-1] - PADDED_TOKENS
+    rest = causal
+    for plane in range(like.shape[2]):
+        past, new = rest[..., :window], rest[..., window:]
+        padded[:, :, plane, :, :window] = past.to(like.dtype)
+        padded[:, :, plane, :, at : at + new.shape[-1]] = new.to(like.dtype)
+        rest = rest - rest.to(like.dtype).float()
+    return padded
+
+
+def _matrix(planes: Tensor, window: int, tokens: int) -> Tensor:
+    """Return the causal matrix (rows, H, T, W + T), fp32, of the scratch's planes."""
+    whole = planes.float().sum(2)
+    at = planes.shape[-1] - PADDED_TOKENS
+    return torch.cat([whole[..., :window], whole[..., at : at + tokens]], dim=-1)
 
 
 def _silu(value: Tensor) -> Tensor:

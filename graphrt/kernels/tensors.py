@@ -89,8 +89,10 @@ class Scratch:
     """What the stages hand on within one layer of a launch; shared by all layers.
 
     conv_out: (rows, T, conv_dim) act, conv1d → precompute and state update. causal:
-    (rows, H, T, W + T) fp32, the causal matrix over history then new tokens; column j < W is
-    history token j, column W + j the launch's token j. decay: (rows, H, T) fp32, from the
+    (rows, H, planes, T, W' + 16), the causal matrix over history then new tokens; column j < W is
+    history token j, column W' + j the launch's token j, the others are 0, with W' the window
+    padded to a power of two (`graphrt.memory.padded_window`). One fp32 plane; with bf16 activations
+    two bf16 planes, the matrix rounded and what that left. decay: (rows, H, T) fp32, from the
     checkpoint to each token. Both precompute → state update.
     """
 

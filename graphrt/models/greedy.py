@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphrt.capture.inspect.manifest import Manifest, Role
 from graphrt.kernels.chain import BoundChain
 from graphrt.models.mamba2 import Mamba2LM
 
@@ -37,6 +38,9 @@ class GreedyStep:
     The counts are accepted on the device, so the host has nothing to write between launches.
     """
 
+    outputs = frozenset({"logits", "next_ids", "counts", "y"})
+    only_chain = False
+
     def __init__(self, model: Mamba2LM) -> None:
         """Take the model whose dtype and device are the runtime's; its weights must stay put."""
         self._model = model
@@ -56,6 +60,12 @@ class GreedyStep:
             counts=torch.zeros(bucket, dtype=torch.int32, device=device),
             y=torch.zeros(heads, dtype=self._model.dtype, device=device),
         )
+
+    def declare_weights(self, manifest: Manifest) -> None:
+        """Declare the model's parameters by their own names, and A, which is made from A_log."""
+        manifest.declare_module(self._model)
+        for layer, weights in enumerate(self._weights):
+            manifest.declare(f"layers.{layer}.A", weights.A, Role.WEIGHT)
 
     @torch.no_grad()
     def __call__(self, chain: BoundChain, buffers: GreedyBuffers) -> None:

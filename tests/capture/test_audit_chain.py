@@ -33,6 +33,7 @@ SECOND = PdlLinks(precompute=False, state_update=True)
 NONE = PdlLinks(precompute=False, state_update=False)
 HISTORY = {"b_ring_ptr", "dt_ring_ptr"}
 WAIT = "griddepcontrol.wait"
+LOOPS_FROM = 64  # rows of RANK from which a state update has several tiles
 
 
 @cache
@@ -75,9 +76,16 @@ def test_the_shipped_chain_is_acquitted(
 ) -> None:
     chain = audit_chain(codes(case, links, bucket, capability), STAGES, linked_stages(links))
     assert [verdict.stage for verdict in chain.stages] == [stage.name for stage in STAGES]
-    assert chain.acquitted and not chain.findings, str(chain)
+    assert chain.acquitted, str(chain)
+    # With one tile a program folds before its wait; with several it reads all after it, and the
+    # declaration is noted to be without effect.
+    history = {("state_update", argument) for argument in HISTORY}
     trusted = {(trusted.stage, trusted.argument) for trusted in chain.trusted}
-    assert trusted == ({("state_update", a) for a in HISTORY} if links.state_update else set())
+    idle = {(f.stage, f.argument) for f in chain.findings if f.rule is Rule.IDLE}
+    assert len(idle) == len(chain.findings), str(chain)
+    early = links.state_update and bucket < LOOPS_FROM
+    assert trusted == (history if early else set())
+    assert idle == (history if links.state_update and not early else set())
 
 
 def test_the_declaration_is_what_the_kernels_do() -> None:
@@ -203,7 +211,7 @@ def test_a_wait_moved_below_any_load_of_upstream_s_is_convicted(stage: str) -> N
         if f.rule is Rule.EARLY_LOAD
         for number in f.ptx_lines
     }
-    assert len(loads) > 3
+    assert len(loads) >= 3
     for number, argument in loads.items():
         assert argument in link.written
         verdict = verdict_on(stage, [*lines[:number], wait, *lines[number:]])

@@ -64,6 +64,13 @@ def accesses(compiled: CompiledKernel, arguments: list[str]) -> list[Access]:
                     frozenset(instruction.waits),
                 )
             )
+        elif copy := re.search(
+            r"cp\.async\.c[ag]\.shared\.global \[.*\[ ?(%rd\d+).*, 0x(\w+)", instruction.text
+        ):
+            pointed = roots.get(copy[1], set())
+            assert len(pointed) == 1, f"{instruction.text}: points into {sorted(pointed)}"
+            waits = frozenset(instruction.waits)
+            found.append(Access("load", next(iter(pointed)), int(copy[2], 16), waits))
         else:
-            assert not re.search(r"\.global\b|cp\.async", instruction.text), instruction.text
+            assert not re.search(r"\.global\b", instruction.text), instruction.text
     return found

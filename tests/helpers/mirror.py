@@ -63,7 +63,12 @@ class MirroredDriver(ChainDriver):
         self._check("conv_out", kernel.conv_out, twin.conv_out)
         twin.conv_out.copy_(kernel.conv_out)
         reference.precompute_reference(*stage, shape=shape, window=window)
-        self._check("causal", kernel.causal, twin.causal)
+        # Two bf16 planes hold 16 bits of the matrix, 15 where the interpreter cuts and does not
+        # round.
+        last_bit = 2.0**-15 if kernel.causal.shape[2] == 2 else 0.0
+        self._check(
+            "causal", kernel.causal.float().sum(2), twin.causal.float().sum(2), last_bit=last_bit
+        )
         self._check("decay", kernel.decay, twin.decay)
         twin.causal.copy_(kernel.causal)
         twin.decay.copy_(kernel.decay)
@@ -90,13 +95,13 @@ class MirroredDriver(ChainDriver):
             getattr(scratch, name).fill_(torch.nan)
         return mirror
 
-    def _check(self, name: str, kernel: Tensor, twin: Tensor) -> None:
+    def _check(self, name: str, kernel: Tensor, twin: Tensor, last_bit: float = 0.0) -> None:
         """Require one rounding of ``kernel``'s dtype and stage_limit between the two, NaN alike."""
         got, expected = kernel.detach().cpu(), twin.detach().cpu()
         both_nan = got.isnan() & expected.isnan()
         got = got.double().masked_fill(both_nan, 0)
         reference_ = expected.double().masked_fill(both_nan, 0)
-        allowed = self.stage_limit * reference_.abs().max()
+        allowed = self.stage_limit * reference_.abs().max() + last_bit * reference_.abs()
         if expected.dtype != torch.float32:
             allowed = allowed + spacing(reference_, expected.dtype)
         error = (got - reference_).abs()

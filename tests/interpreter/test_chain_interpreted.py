@@ -30,6 +30,12 @@ LAUNCHES = {
     "uneven": ChainLaunch(
         Conv1dLaunch(128, 4), PrecomputeLaunch(2, 2), StateUpdateLaunch(64, 4), "default"
     ),
+    "several tiles": ChainLaunch(
+        Conv1dLaunch(128, 4),
+        PrecomputeLaunch(2, 2),
+        StateUpdateLaunch(32, 4, tiles=6, stages=2, fold_stages=2),
+        "default",
+    ),
 }
 
 

@@ -80,15 +80,18 @@ def test_look_up_never_falls_off_the_end(arch: str | None, dtype: torch.dtype) -
             assert found.match == "default"  # nobody measures one head of 16
 
 
+MANY = StateUpdateLaunch(32, 4, tiles=8, stages=3, fold_rows=16, fold_stages=3)
+
+
 @pytest.mark.parametrize(
     ("row_heads", "state_update"),
     [
         (1, StateUpdateLaunch(16, 4)),
         (64, StateUpdateLaunch(16, 4)),
-        (65, StateUpdateLaunch(16, 2)),
-        (512, StateUpdateLaunch(16, 2)),
-        (513, StateUpdateLaunch(64, 4)),
-        (10**9, StateUpdateLaunch(64, 4)),
+        (65, StateUpdateLaunch(32, 4, fold_rows=32)),
+        (512, StateUpdateLaunch(32, 4, fold_rows=32)),
+        (513, MANY),
+        (10**9, MANY),
     ],
 )
 def test_the_defaults_by_row_heads(row_heads: int, state_update: StateUpdateLaunch) -> None:
@@ -144,7 +147,15 @@ def test_an_architecture_reads_its_own_table(
         "choice": {
             "conv1d": {"block_channels": 256, "num_warps": 8},
             "precompute": {"block_heads": 2, "num_warps": 2},
-            "state_update": {"block_head_dim": 32, "num_warps": 2, "max_registers": 96},
+            "state_update": {
+                "block_head_dim": 32,
+                "num_warps": 2,
+                "max_registers": 96,
+                "tiles": 2,
+                "stages": 3,
+                "fold_rows": 32,
+                "fold_stages": 2,
+            },
         },
     }
     (tmp_path / "sm_90.json").write_text(json.dumps({"arch": "sm_90", "entries": [entry]}))

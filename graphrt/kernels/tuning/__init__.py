@@ -48,11 +48,22 @@ class PrecomputeLaunch:
 
 @dataclass(frozen=True, slots=True)
 class StateUpdateLaunch:
-    """state update: rows of P a program handles (16 or more), warps, registers a thread may use."""
+    """state update: how a program's work is cut.
+
+    block_head_dim: rows of P (16 or more) of a tile. tiles: of one group, gone through in a loop
+    that has ``stages`` - 1 on their way; the largest divisor of the group's tiles up to it is
+    taken. max_registers: a thread may use. On a flush, fold_rows rows of P are folded at a time (16
+    or 32: at 64 the product would be another instruction, with other bits), fold_stages - 1 on
+    their way.
+    """
 
     block_head_dim: int
     num_warps: int
     max_registers: int | None = None
+    tiles: int = 1
+    stages: int = 1
+    fold_rows: int = 16
+    fold_stages: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +206,11 @@ def architecture(device: torch.device) -> str | None:
 def dtype_name(dtype: torch.dtype) -> str:
     """Return a dtype's name without its module: ``float16``."""
     return str(dtype).removeprefix("torch.")
+
+
+def largest_divisor(of: int, most: int) -> int:
+    """Return the largest divisor of ``of`` that is at most ``most``, 1 or more."""
+    return next(divisor for divisor in range(min(of, most), 0, -1) if of % divisor == 0)
 
 
 def _doublings(a: int, b: int) -> float:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of a report that ``graphrt bench --out`` wrote."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tools.gpu.tables import Report, Table
+
+RING = "flashinfer_ring"
+Cells = dict[int, dict[str, dict[str, Any]]]
+
+
+def cells(report: Report, state: str, **where: Any) -> Cells:
+    """Return the times of the report's cases with that state dtype, by batch; in batch order.
+
+    where: other sizes the case must have; without them, those of the report's first case.
+    """
+    first = report["cases"][0]["case"]
+    keys = ("heads", "head_dim", "state_dim", "groups", "tokens", "window", "history", "pdl")
+    wanted = {key: where.get(key, first[key]) for key in keys} | {"state_dtype": state}
+    found = {
+        one["case"]["batch"]: one["times"]
+        for one in report["cases"]
+        if not one["failed"] and all(one["case"][key] == value for key, value in wanted.items())
+    }
+    return dict(sorted(found.items()))
+
+
+def pair(report: Report) -> Table:
+    """Return precompute + state update beside peer and yardsticks, by state dtype and batch."""
+    rows = []
+    for state in ("fp16", "fp32"):
+        for batch, times in cells(report, state).items():
+            ours, peer = times["pair"], times.get(RING)
+            rows.append(
+                (
+                    f"{state} {batch}",
+                    _us(ours),
+                    _us(peer),
+                    f"{peer['us'] / ours['us']:.2f}" if peer else "-",
+                    _us(times.get("snapshots")),
+                    _us(times.get("read")),
+                    f"{ours['floor_us']:.2f}",
+                )
+            )
+    header = ("state, batch", "graphrt", "FlashInfer ring", "FlashInfer / graphrt")
+    return Table((*header, "snapshots", "bare read", "floor"), tuple(rows))
+
+
+def stages(report: Report) -> Table:
+    """Return the stages, the chain and a whole launch, by batch, for an fp16 state."""
+    names = ("advance", "conv1d", "precompute", "state_update", "pair", "chain", "launch", "empty")
+    rows = [
+        (str(batch), *(_us(times.get(name)) for name in names))
+        for batch, times in cells(report, "fp16").items()
+    ]
+    return Table(("batch", *(name.replace("_", " ") for name in names)), tuple(rows))
+
+
+def others(report: Report) -> Table:
+    """Return the pair beside the peer for every other case: shapes, T, histories."""
+    first = report["cases"][0]["case"]
+    rows = []
+    for one in report["cases"]:
+        case, times = one["case"], one["times"]
+        keys = ("heads", "tokens", "window", "history")
+        if one["failed"] or all(case[key] == first[key] for key in keys):
+            continue
+        peers = {name: found for name, found in times.items() if found.get("beside") == "pair"}
+        peers = {name: found for name, found in peers.items() if name != "snapshots"}
+        best = min(peers, key=lambda name: peers[name]["us"], default=None)
+        rows.append(
+            (
+                f"H {case['heads']} G {case['groups']} T {case['tokens']} W {case['window']}"
+                f" {case['state_dtype']} {case['history']}",
+                str(case["batch"]),
+                _us(times["pair"]),
+                f"{_us(peers[best])} ({best.replace('_', ' ')})" if best else "-",
+                f"{peers[best]['us'] / times['pair']['us']:.2f}" if best else "-",
+            )
+        )
+    return Table(("case", "batch", "graphrt pair", "best peer", "peer / graphrt"), tuple(rows))
+
+
+def geometric_mean(report: Report, state: str) -> float:
+    """Return the mean ratio of the peer's time to ours over all batches."""
+    ratios = [
+        times[RING]["us"] / times["pair"]["us"]
+        for times in cells(report, state).values()
+        if RING in times
+    ]
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
+def _us(timing: dict[str, Any] | None) -> str:
+    return "-" if timing is None else f"{timing['us']:.2f}"
+
+
+TABLES = {"pair": pair, "stages": stages, "others": others}
