@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from graphrt.errors import ConfigError, GraphrtError, sentence
@@ -48,19 +48,33 @@ class Side(Protocol):
 
 
 class LocalSide:
-    """A side in this process. cases: what makes a build of each case, by name."""
+    """A side in this process.
 
-    def __init__(self, label: str, cases: Mapping[str, Build], yardsticks: Yardsticks) -> None:
+    cases: what makes a build of each case, by name. quantities: those that are sampled, None: all.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        cases: Mapping[str, Build],
+        yardsticks: Yardsticks,
+        quantities: Collection[str] | None = None,
+    ) -> None:
         """Hold no build yet; ``yardsticks`` are the process's, and stay its own to close."""
         self.label = label
         self._cases, self._yardsticks = cases, yardsticks.samplers()
+        self._quantities = quantities
         self._subject: Subject | None = None
         self._samplers: Samplers = {}
 
     def build(self, case: str) -> dict[Key, int]:
         """Make a build."""
         self._subject = self._cases[case]()
-        self._samplers = self._subject.samplers()
+        self._samplers = {
+            key: sampler
+            for key, sampler in self._subject.samplers().items()
+            if self._quantities is None or key.quantity in self._quantities
+        }
         return {key: sampler.blocks for key, sampler in self._samplers.items()}
 
     def sample(self, key: Key) -> list[float]:
