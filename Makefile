@@ -4,10 +4,12 @@
 #   PYTHON   the Python (3.11 or newer) to set up from; default python3, python3.12 or python3.11
 #   JOBS     processes that run tests; default 2
 #   REPORT   arguments of the GPU report, such as REPORT="--commit HASH"
+#   LATENCY  LATENCY=--write writes the baselines of make latency anew
 
 PYTHON ?=
 JOBS ?= 2
 REPORT ?=
+LATENCY ?=
 
 # tools/setup.sh writes the path of the interpreter to use here.
 STAMP := .setup/python
@@ -67,6 +69,11 @@ gpu: setup ## the tests that need a GPU, then the report under benchmarks/
 	$(GPU_TESTS) --ignore $(CHAIN_TESTS) || status=1; \
 	$(PY) -m tools.gpu_report $(REPORT) || status=1; \
 	exit $$status
+
+# Without a GPU only what is predicted is compared.
+.PHONY: latency
+latency: setup ## compare latency with this GPU's baseline, and what is predicted, benchmarks/latency-*
+	env -u TRITON_INTERPRET $(PY) -m tools.latency_baseline $(LATENCY)
 
 # No GPU is needed. PYTHONPATH=FOLDER make facts, where FOLDER holds another Triton, writes its file.
 .PHONY: facts

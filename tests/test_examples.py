@@ -24,6 +24,7 @@ def run(name: str) -> dict[str, Any]:
 
 def test_every_example_is_tested_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "latency_of_a_module.py",
         "one_layer.py",
         "speculative_loop.py",
     }
@@ -62,3 +63,12 @@ def test_the_loop_decodes_what_one_token_at_a_time_does(
     found = re.match(r"(\d+) tokens in (\d+) launches on ", last)
     assert found and int(found[1]) == len(prompts) * new_tokens
     assert int(found[2]) < new_tokens - 1  # drafts were accepted
+
+
+def test_a_module_that_became_slower_is_told_with_its_part(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("latency_of_a_module.py")
+    printed = capsys.readouterr().out
+    assert re.search(r"^narrow → wide on \w+: SLOWER$", printed, re.M), printed
+    assert re.search(r"^    stage: mlp \+\d+\.\d+ µs", printed, re.M), printed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def add_latency(latency: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Give the verb its own verbs: record, compare, report, static."""
+    """Give the verb its own verbs: record, compare, report, history, static."""
     verbs = latency.add_subparsers(dest="latency_verb", required=True, metavar="WHAT")
 
     record = verbs.add_parser("record", parents=[common], help="record this machine's latency")
@@ -57,6 +57,18 @@ def add_latency(latency: argparse.ArgumentParser, common: argparse.ArgumentParse
     report = verbs.add_parser("report", parents=[common], help="print what a recording holds")
     report.add_argument("recording", type=Path, metavar="FILE")
     report.add_argument("--partial", action="store_true", help="accept one that was cut off")
+
+    history = verbs.add_parser(
+        "history", parents=[common], help="append recordings to a history, find where it steps"
+    )
+    history.add_argument("history", type=Path, metavar="FILE", help="JSON lines, only appended to")
+    history.add_argument("--add", nargs="+", type=Path, default=[], metavar="RECORDING")
+    history.add_argument("--partial", action="store_true", help="add recordings that were cut off")
+    history.add_argument("--html", type=Path, metavar="PAGE", help="write it as a page of HTML")
+    history.add_argument(
+        "--sides", nargs=2, type=Path, metavar=("OLD", "NEW"), help="compare them on the page too"
+    )
+    history.add_argument("--across", action="store_true", help="as for compare")
 
     static = verbs.add_parser(
         "static", parents=[common], help="predict latency without a GPU, compare with what was"

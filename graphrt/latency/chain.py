@@ -18,7 +18,7 @@ from graphrt.bench.workload import Effort, Workload, random_weights
 from graphrt.capture.space import capture_space
 from graphrt.kernels.chain import BoundChain
 from graphrt.latency.budget import Budget
-from graphrt.latency.facts import static_of
+from graphrt.latency.facts import races_of, static_of
 from graphrt.latency.fingerprint import Fingerprint, fingerprint
 from graphrt.latency.quantities import WHOLE
 from graphrt.latency.samplers import Marginal, Recapture, Samplers
@@ -105,11 +105,12 @@ class ChainSubject:
         return {**self._case.describe(), "layers": LAYERS}
 
     def facts(self) -> dict[str, Any]:
-        """Return the launched graph's fingerprint, its kernels' static facts, the tuning entry."""
+        """Return the graph's fingerprint, its kernels' static facts and races, the tuning entry."""
         launch = chosen_launch(self._work)
         return {
             "fingerprint": self._fingerprint(self.graph),
             "static": static_of(self._chain.compiled),
+            "races": races_of(self._chain.compiled),
             "tuning": {"match": launch.match, **launch.choice()},
         }
 

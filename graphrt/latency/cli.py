@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``graphrt latency record | compare | report | static``: tables or JSON on stdout.
+"""``graphrt latency record | compare | report | history | static``: tables or JSON on stdout.
 
 Exit codes of compare: 0 nothing is slower, 1 something is, or is faster than predicted and no gate
 has passed since, or could not be compared; 1 too for UNDECIDED with ``--strict``.
@@ -29,6 +29,7 @@ from graphrt.latency.chain import case_name, chain_builder
 from graphrt.latency.compare import Comparison, compare
 from graphrt.latency.effects import MinimumEffects
 from graphrt.latency.files import load
+from graphrt.latency.history_cli import history
 from graphrt.latency.interleave import LocalSide
 from graphrt.latency.live import compare_live
 from graphrt.latency.recorder import record
@@ -48,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
         "record": _record,
         "compare": _compare,
         "report": _report,
+        "history": _history,
         "static": _static,
     }
     return verbs[args.latency_verb](args)
@@ -170,6 +172,10 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _history(args: argparse.Namespace) -> int:
+    return history(args, print, _say)
+
+
 def _static(args: argparse.Namespace) -> int:
     now = static_gate.predictions(args.arch)
     if args.out:
@@ -178,7 +184,14 @@ def _static(args: argparse.Namespace) -> int:
         print(f"{name}: {told['us']:.2f} µs, {told['from']}")
     if not args.against:
         return 0
-    risen = static_gate.risen(static_gate.read(args.against), now, args.minimum_effect)
+    old = static_gate.read(args.against)
+    apart = static_gate.incomparable(old, now)
+    if apart:
+        _say(
+            f"{len(apart)} of {len(old['cases'])} cases are predicted from the tuning table on one "
+            f"side only and not compared; write {args.against.name} anew with --out"
+        )
+    risen = static_gate.risen(old, now, args.minimum_effect)
     for line in risen:
         _say(f"predicted to be slower: {line}")
     return int(bool(risen))

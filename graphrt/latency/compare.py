@@ -49,19 +49,22 @@ class Comparison:
 
     series: in the recordings' order. why: sentences by case, for those that moved. failed: cases
     that have no verdict, with the reason. gates: what the correctness gate said of cases that
-    gained more than was predicted. differences: of the machines, when they were let pass.
+    gained more than was predicted. differences: of the machines, when they were let pass. machines:
+    what the yardsticks beside each case say of the machine. unsafe: races by case that only the
+    new side's kernels have.
     """
 
     old: Recording
     new: Recording
     paired: bool
-    machine: Machine
     predicted_gain: float
     differences: list[str]
+    machines: dict[str, Machine] = field(default_factory=dict)
     series: list[SeriesResult] = field(default_factory=list)
     why: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     gates: dict[str, str] = field(default_factory=dict)
+    unsafe: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -83,13 +86,23 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Nothing slower, nothing failed, and the gate passed where there was a reason to ask."""
+        """Nothing slower, failed or unsafe, and the gate passed where there was reason to ask."""
         asked = {result.case for result in self.unpredicted}
         return (
             self.verdict is not Verdict.SLOWER
             and not self.failed
+            and not self.unsafe
             and all(self.gates.get(case, "").startswith("passed") for case in asked)
         )
+
+    @property
+    def noise(self) -> dict[Key, float]:
+        """How far each yardstick may have drifted within a recording, where it did most."""
+        found: dict[Key, float] = {}
+        for machine in self.machines.values():
+            for key, drift in machine.noise.items():
+                found[key] = max(drift, found.get(key, 0.0))
+        return dict(sorted(found.items()))
 
     def moved(self, case: str) -> list[SeriesResult]:
         """Return a case's series that are SLOWER or FASTER."""
@@ -117,26 +130,30 @@ def compare(
     recordings of different machines, by ratios to the yardsticks recorded beside them. Raises
     ComparisonRefused for those otherwise. Swapping the sides gives the mirror image.
     """
-    from graphrt.latency.why import explain
+    from graphrt.latency.why import explain, new_races
 
     effects = effects or MinimumEffects()
     paired = old.run == new.run
     differences = [] if paired else machine_differences(old, new)
     if differences and not across:
         refuse_other_machine(old, new)
-    machine = Machine.of(old, new)
-    found = Comparison(old, new, paired, machine, predicted_gain, differences)
+    found = Comparison(old, new, paired, predicted_gain, differences)
     measured: list[tuple[str, Key, float, Change | None]] = []
     for name in _names(old, new):
         reason = _incomparable(old.cases.get(name), new.cases.get(name), paired)
         if reason:
             found.failed[name] = reason
             continue
+        races = new_races(old.cases[name], new.cases[name])
+        if races:
+            found.unsafe[name] = races
+        found.machines[name] = Machine.of(old.cases[name], new.cases[name])
         measured += [(name, *one) for one in _changes(old.cases[name], new.cases[name], paired)]
     adjusted = holm([1.0 if change is None else change.p for *_, change in measured])
     for (name, key, quantile, change), p in zip(measured, adjusted, strict=True):
         size = min(change.old_us, change.new_us) if change else 1.0
         least = effects.of(key.quantity, quantile, size)
+        machine = found.machines[name]
         decision = _judge(change, p, least, key.quantity, machine, paired, bool(differences))
         found.series.append(SeriesResult(name, key, quantile, change, p, least, decision))
     for name in old.cases:
@@ -170,12 +187,15 @@ def _judge(
     if across:
         return _judge_ratios(change, p, least, quantity, machine)
     decision = decide(change, p, least)
-    ratios = machine.relative(change, quantity)
-    for key in machine.drifted(quantity, least):
-        # What the machine did must not be what is called.
-        if decide(ratios[key], p, least).verdict is not decision.verdict:
-            moved = f"the machine itself moved: {key} by {machine.moved[key].ratio - 1:+.1%}"
-            why = f"{moved}; record the old side again, or take turns"
+    drifted = machine.drifted(quantity, least)
+    for key, ratio in machine.relative(change, quantity).items():
+        # What the machine did, or may have done, must not be what is called.
+        called = decision.verdict in (Verdict.SLOWER, Verdict.FASTER)
+        if not called and key not in drifted:
+            continue
+        if decide(ratio, p, least).verdict is not decision.verdict:
+            what = "itself moved" if key in drifted else "may have moved itself"
+            why = f"the machine {what}: {machine.told(key)}; record again, or take turns"
             return Decision(Verdict.UNDECIDED, why)
     return decision
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What explains a time and costs no timing: static facts of the kernels that were launched."""
+"""What explains a time and costs no timing: facts of the kernels that were launched."""
 
 from __future__ import annotations
 
@@ -27,6 +27,34 @@ def static_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
             _known[key] = _read(kernel)
         found[name] = _known[key]
     return dict(sorted(found.items()))
+
+
+def races_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
+    """Return what the audit of PDL links holds against the chain's kernels, by stage.
+
+    A stage is linked where its kernel was compiled for a programmatic launch. What cannot be
+    audited is named with its reason; kernels that are no stage of the chain are left out.
+    """
+    from graphrt.capture.audit.chain import audit_chain
+    from graphrt.capture.audit.links import KernelCode
+    from graphrt.capture.audit.verdict import Severity
+    from graphrt.kernels.links import STAGES
+
+    kernels = {str(k.metadata.name): k for k in compiled if k is not None}  # type: ignore[attr-defined]
+    stages = [stage for stage in STAGES if stage.kernel in kernels]
+    if not stages:
+        return {}
+    try:
+        codes = {stage.name: KernelCode.of(kernels[stage.kernel]) for stage in stages}
+        linked = {name for name, code in codes.items() if code.programmatic}
+        verdicts = audit_chain(codes, stages, linked).stages
+    except Exception as error:  # no time is lost for it
+        return {"unavailable": f"{type(error).__name__}: {error}"}
+    severities = (Severity.RACE, Severity.UNDECIDED)
+    found = {
+        verdict.stage: [one.sentence for one in verdict.of(*severities)] for verdict in verdicts
+    }
+    return {stage: sentences for stage, sentences in found.items() if sentences}
 
 
 def _read(kernel: Any) -> dict[str, Any]:

@@ -28,10 +28,9 @@ _FIELDS: dict[str, type] = {
     "conditions": dict,
     "settings": dict,
     "clocks": dict,
-    "yardsticks": dict,
     "cases": list,
 }
-_CASE_FIELDS = {"name", "what", "facts", "failed", "series"}
+_CASE_FIELDS = {"name", "what", "facts", "failed", "series", "yardsticks"}
 _SERIES_FIELDS = {"quantity", "part", "unit", "samples"}
 
 
@@ -116,7 +115,6 @@ def parse(found: object, name: str) -> Recording:
         conditions=found["conditions"],
         settings=found["settings"],
         clocks=found["clocks"],
-        yardsticks=_case(found["yardsticks"], name),
         cases={case.name: case for case in cases},
         complete=found["complete"],
     )
@@ -126,8 +124,18 @@ def _case(found: object, where: str) -> CaseRecord:
     if not isinstance(found, dict) or set(found) != _CASE_FIELDS:
         _malformed(where, f"a case must have {', '.join(sorted(_CASE_FIELDS))}")
     name = found["name"]
+    series = _series(found["series"], where, name)
+    if not series and found["failed"] is None:
+        raise BadSamples(
+            sentence(f"{where}: case {name}", "empty", "must hold samples", "record again")
+        )
+    yardsticks = _series(found["yardsticks"], where, name)
+    return CaseRecord(name, found["what"], found["facts"], found["failed"], series, yardsticks)
+
+
+def _series(found: Any, where: str, name: str) -> dict[Key, Samples]:
     series: dict[Key, Samples] = {}
-    for one in found["series"]:
+    for one in found:
         if not isinstance(one, dict) or set(one) != _SERIES_FIELDS or one["unit"] != "us":
             _malformed(where, f"case {name}: a series must have quantity, part, unit us, samples")
         if one["quantity"] not in QUANTITIES:
@@ -135,11 +143,7 @@ def _case(found: object, where: str) -> CaseRecord:
         key = Key(one["quantity"], one["part"])
         check_samples(one["samples"], f"{where}: case {name}, {key}")
         series[key] = one["samples"]
-    if not series and found["failed"] is None and name != "yardsticks":
-        raise BadSamples(
-            sentence(f"{where}: case {name}", "empty", "must hold samples", "record again")
-        )
-    return CaseRecord(name, found["what"], found["facts"], found["failed"], series)
+    return series
 
 
 def check_samples(samples: Any, where: str) -> None:

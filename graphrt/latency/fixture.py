@@ -83,11 +83,10 @@ class Latency:
         __tracebackhide__ = True
         case = f"{self._item.nodeid}{f' [{name}]' if name else ''}"
         with contextlib.closing(Yardsticks(self.device)) as yardsticks:
-            side = LocalSide("now", {case: build}, yardsticks)
+            side = LocalSide("now", {case: build}, yardsticks, self._wanted)
             (found,) = record([side], [case], self.device, self._budget)
             if found.cases[case].failed:
                 pytest.fail(f"{case}: {found.cases[case].failed}", pytrace=False)
-            self._drop_unwanted(found, case)
             self.recorded.append(found)
             if self._options.compare is not None:
                 self._compare(self._options.compare, found, side, case)
@@ -96,12 +95,6 @@ class Latency:
     @property
     def _budget(self) -> Budget:
         return Budget.quick() if self._options.quick else _BUDGET
-
-    def _drop_unwanted(self, found: Recording, case: str) -> None:
-        if self._wanted is not None:
-            series = found.cases[case].series
-            for key in [key for key in series if key.quantity not in self._wanted]:
-                del series[key]
 
     def _compare(self, path: Path, found: Recording, side: LocalSide, case: str) -> None:
         __tracebackhide__ = True
@@ -149,7 +142,4 @@ def write_merged(recorded: Sequence[str], path: Path) -> None:
     for one in found:
         merged.cases |= one.cases
         merged.clocks |= one.clocks
-        for key, samples in one.yardsticks.series.items():
-            if one is not found[0]:
-                merged.yardsticks.series.setdefault(key, []).extend(samples)
     save(merged, path)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from graphrt.errors import ConfigError, GraphrtError, sentence
 from graphrt.latency.budget import Budget
 from graphrt.latency.quantities import Key
-from graphrt.latency.recording import CaseRecord, Samples, samples_of
+from graphrt.latency.recording import CaseRecord, samples_of
 from graphrt.latency.samplers import Samplers
 from graphrt.latency.subject import Build, Subject
 from graphrt.latency.yardsticks import Yardsticks
@@ -48,19 +48,33 @@ class Side(Protocol):
 
 
 class LocalSide:
-    """A side in this process. cases: what makes a build of each case, by name."""
+    """A side in this process.
 
-    def __init__(self, label: str, cases: Mapping[str, Build], yardsticks: Yardsticks) -> None:
+    cases: what makes a build of each case, by name. quantities: those that are sampled, None: all.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        cases: Mapping[str, Build],
+        yardsticks: Yardsticks,
+        quantities: Collection[str] | None = None,
+    ) -> None:
         """Hold no build yet; ``yardsticks`` are the process's, and stay its own to close."""
         self.label = label
         self._cases, self._yardsticks = cases, yardsticks.samplers()
+        self._quantities = quantities
         self._subject: Subject | None = None
         self._samplers: Samplers = {}
 
     def build(self, case: str) -> dict[Key, int]:
         """Make a build."""
         self._subject = self._cases[case]()
-        self._samplers = self._subject.samplers()
+        self._samplers = {
+            key: sampler
+            for key, sampler in self._subject.samplers().items()
+            if self._quantities is None or key.quantity in self._quantities
+        }
         return {key: sampler.blocks for key, sampler in self._samplers.items()}
 
     def sample(self, key: Key) -> list[float]:
@@ -101,55 +115,41 @@ class LocalSide:
         return self._subject
 
 
-class Taken:
-    """What one side's samples of one case are collected in."""
-
-    def __init__(self, case: str) -> None:
-        """Start empty."""
-        self.record = CaseRecord(case)
-        self.series: dict[Key, Samples] = {}
-        self.yardsticks: dict[Key, Samples] = {}
-
-    def begin_build(self, keys: Mapping[Key, int], yardsticks: Mapping[Key, list[float]]) -> None:
-        """Open a new build in every series."""
-        for key in keys:
-            self.series.setdefault(key, []).append([])
-        for key, block in yardsticks.items():
-            self.yardsticks.setdefault(key, []).append([block])
-
-
-def take_case(sides: Sequence[Side], case: str, budget: Budget) -> list[Taken]:
+def take_case(sides: Sequence[Side], case: str, budget: Budget) -> list[CaseRecord]:
     """Sample one case of every side in turns, and return what was taken, side by side.
 
     A side that cannot be built, or whose gate refuses it, gives ``failed`` for all of them: there
     is nothing to compare. Only series that every side has are taken.
     """
-    taken = [Taken(case) for _ in sides]
+    taken = [CaseRecord(case) for _ in sides]
     try:
         for number in range(budget.builds):
             _take_build(sides, taken, number, budget)
     except (GraphrtError, RuntimeError) as reason:
         for one in taken:
-            one.record.failed = f"{type(reason).__name__}: {reason}"
-            one.series = {}
+            one.failed = f"{type(reason).__name__}: {reason}"
+            one.series, one.yardsticks = {}, {}
     for one in taken:
-        one.record.series = samples_of(one.series)
+        one.series = samples_of(one.series)
     return taken
 
 
-def _take_build(sides: Sequence[Side], taken: Sequence[Taken], number: int, budget: Budget) -> None:
+def _take_build(
+    sides: Sequence[Side], taken: Sequence[CaseRecord], number: int, budget: Budget
+) -> None:
     order = list(range(len(sides)))
     if number % 2:
         order.reverse()  # neither side always allocates first
     try:
-        most = [sides[index].build(taken[index].record.name) for index in order]
+        most = [sides[index].build(taken[index].name) for index in order]
         common = {key: limit for key, limit in most[0].items() if all(key in m for m in most)}
         for index in order:
             side, one = sides[index], taken[index]
             if not number:
-                one.record.what, one.record.facts = side.what(), side.facts()
-                one.record.facts["gate"] = side.check()
-            one.begin_build(common, side.yardsticks())
+                one.what, one.facts = side.what(), side.facts()
+                one.facts["gate"] = side.check()
+            for key in common:
+                one.series.setdefault(key, []).append([])
         _take_blocks(sides, taken, order, common, budget.blocks)
     finally:
         for side in sides:
@@ -158,7 +158,7 @@ def _take_build(sides: Sequence[Side], taken: Sequence[Taken], number: int, budg
 
 def _take_blocks(
     sides: Sequence[Side],
-    taken: Sequence[Taken],
+    taken: Sequence[CaseRecord],
     order: Sequence[int],
     common: Mapping[Key, int],
     blocks: int,
@@ -167,7 +167,13 @@ def _take_blocks(
         if limit >= blocks:
             for index in order:
                 sides[index].sample(key)  # warm-up
+    for index in order:
+        for key in sides[index].yardsticks():  # warm-up too
+            taken[index].yardsticks.setdefault(key, []).append([])
     for block in range(blocks):
+        for index in order if block % 2 else reversed(order):
+            for key, samples in sides[index].yardsticks().items():
+                taken[index].yardsticks[key][-1].append(samples)
         for place, (key, limit) in enumerate(common.items()):
             if block >= limit:
                 continue

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from graphrt.errors import sentence
 from graphrt.latency.change import Change, measure_change
 from graphrt.latency.errors import ComparisonRefused
-from graphrt.latency.quantities import Key
-from graphrt.latency.recording import Recording
+from graphrt.latency.quantities import QUANTITIES, Key
+from graphrt.latency.recording import CaseRecord, Recording, Samples
 from graphrt.latency.yardsticks import yardsticks_of
 
 _CONDITIONS = (
@@ -48,6 +48,15 @@ def machine_differences(old: Recording, new: Recording) -> list[str]:
     return found
 
 
+def machine_of(recording: Recording) -> str:
+    """Return a sentence that recordings share if they can be compared."""
+    told = [recording.device.partition(":")[0]]
+    told += [str(_at(recording.conditions, path)) for path in _CONDITIONS]
+    told += [f"{name} {_at(recording.clocks, ('before', name))}" for name in _CLOCK_SETTINGS]
+    told += [f"{name} {value}" for name, value in sorted(recording.settings.items())]
+    return ", ".join(one for one in told if not one.endswith("None"))
+
+
 def refuse_other_machine(old: Recording, new: Recording) -> None:
     """Raise ComparisonRefused if the two were made on different machines or settings."""
     found = machine_differences(old, new)
@@ -64,23 +73,25 @@ def refuse_other_machine(old: Recording, new: Recording) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The yardsticks of two recordings: how each moved, and how noisy the noisier side was."""
+    """The yardsticks beside one case of two recordings.
+
+    moved: how each moved from the old recording to the new one. noise: how far each may have
+    drifted within either, as a share.
+    """
 
     moved: Mapping[Key, Change]
     noise: Mapping[Key, float]
 
     @classmethod
-    def of(cls, old: Recording, new: Recording) -> Machine:
+    def of(cls, old: CaseRecord, new: CaseRecord) -> Machine:
         """Compare the yardsticks that both have."""
         moved, noise = {}, {}
-        for key in old.yardsticks.series:
-            if key not in new.yardsticks.series:
-                continue
-            sides = [_visits(side, key) for side in (old, new)]
+        for key in (key for key in old.yardsticks if key in new.yardsticks):
+            sides = [_blocks(side.yardsticks[key]) for side in (old, new)]
             change = measure_change(*sides, paired=False)
             if change is not None:
                 moved[key] = change
-                noise[key] = max(_noise(side) for side in sides)
+                noise[key] = max(_drift(side) for side in sides)
         return cls(moved, noise)
 
     def drifted(self, quantity: str, least: float) -> list[Key]:
@@ -90,7 +101,7 @@ class Machine:
             for key in yardsticks_of(quantity)
             if key in self.moved
             and not self.moved[key].low <= 0 <= self.moved[key].high
-            and abs(self.moved[key].log_ratio) >= np.log1p(least)
+            and abs(self.moved[key].log_ratio) >= np.log1p(max(least, self._resolved(key)))
         ]
 
     def relative(self, change: Change, quantity: str) -> dict[Key, Change]:
@@ -101,6 +112,16 @@ class Machine:
             if key in self.moved
         }
 
+    def told(self, key: Key) -> str:
+        """Return by how much a yardstick moved, with its interval."""
+        moved = self.moved[key]
+        low, high = np.expm1([moved.low, moved.high])
+        return f"{key} by {moved.ratio - 1:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+    def _resolved(self, key: Key) -> float:
+        moved = self.moved[key]
+        return QUANTITIES[key.quantity].resolution_us / min(moved.old_us, moved.new_us)
+
 
 def _divided(change: Change, yardstick: Change) -> Change:
     """Return the change of a ratio: logarithms subtract, independent widths add as squares."""
@@ -110,19 +131,18 @@ def _divided(change: Change, yardstick: Change) -> Change:
     return replace(change, log_ratio=ratio, low=ratio - float(low), high=ratio + float(high))
 
 
-def _visits(recording: Recording, key: Key) -> NDArray[np.float64]:
-    """Return a yardstick's samples as one build of as many blocks as it was visited."""
-    samples = recording.yardsticks.array(key)
-    return samples.reshape(1, -1, samples.shape[2])
+def _blocks(samples: Samples) -> NDArray[np.float64]:
+    return np.asarray(samples, dtype=np.float64)
 
 
-def _noise(side: NDArray[np.float64]) -> float:
-    """Return the half width of the interval of every other visit against those between."""
-    visits = side.shape[1] // 2 * 2
-    if visits < 4:
+def _drift(side: NDArray[np.float64]) -> float:
+    """Return how far the second half of a recording may be from its first."""
+    blocks = side.reshape(1, -1, side.shape[2])
+    half = blocks.shape[1] // 2
+    if half < 2:
         return float("inf")
-    change = measure_change(side[:, 0:visits:2], side[:, 1:visits:2], paired=False)
-    return float("inf") if change is None else change.half_width
+    change = measure_change(blocks[:, :half], blocks[:, half:], paired=False)
+    return float("inf") if change is None else max(abs(change.low), abs(change.high))
 
 
 def _at(found: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -68,9 +68,7 @@ def _record_case(
     recordings: Sequence[Recording], sides: Sequence[Side], case: str, budget: Budget
 ) -> None:
     for recording, taken in zip(recordings, take_case(sides, case, budget), strict=True):
-        recording.cases[case] = taken.record
-        for key, samples in taken.yardsticks.items():
-            recording.yardsticks.series.setdefault(key, []).extend(samples)
+        recording.cases[case] = taken
 
 
 def machine_conditions(device: torch.device, commit: str | None = None) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class CaseRecord:
     """One case of a recording.
 
     what: its sizes. facts: what explains its times, see `graphrt.latency.facts`. failed: why there
-    are no times, None where there are. series: samples by key.
+    are no times, None where there are. series: samples by key. yardsticks: of the machine, a block
+    beside every block of the case, so that they saw what the case did.
     """
 
     name: str
@@ -32,6 +33,7 @@ class CaseRecord:
     facts: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
     series: dict[Key, Samples] = field(default_factory=dict)
+    yardsticks: dict[Key, Samples] = field(default_factory=dict)
 
     def array(self, key: Key) -> NDArray[np.float64]:
         """Return a series as (builds, blocks, samples)."""
@@ -45,7 +47,7 @@ class Recording:
     label: what a person calls it. run: names the interleaved run that it was taken in; recordings
     of one run are compared pair by pair. device: torch's name. conditions: GPU, driver, versions,
     commit. clocks: as nvidia-smi words them, by moment. settings: counts that belong to the timing
-    contract. yardsticks: a case of its own, taken before every build.
+    contract.
     """
 
     label: str
@@ -54,7 +56,6 @@ class Recording:
     conditions: dict[str, Any]
     settings: dict[str, Any]
     clocks: dict[str, Any] = field(default_factory=dict)
-    yardsticks: CaseRecord = field(default_factory=lambda: CaseRecord("yardsticks"))
     cases: dict[str, CaseRecord] = field(default_factory=dict)
     complete: bool = False
 
@@ -70,7 +71,6 @@ class Recording:
             "conditions": self.conditions,
             "settings": self.settings,
             "clocks": self.clocks,
-            "yardsticks": _describe_case(self.yardsticks),
             "cases": [_describe_case(case) for case in self.cases.values()],
         }
 
@@ -81,11 +81,16 @@ def _describe_case(case: CaseRecord) -> dict[str, Any]:
         "what": case.what,
         "facts": case.facts,
         "failed": case.failed,
-        "series": [
-            {"quantity": key.quantity, "part": key.part, "unit": "us", "samples": _rounded(samples)}
-            for key, samples in case.series.items()
-        ],
+        "series": _describe_series(case.series),
+        "yardsticks": _describe_series(case.yardsticks),
     }
+
+
+def _describe_series(series: Mapping[Key, Samples]) -> list[dict[str, Any]]:
+    return [
+        {"quantity": key.quantity, "part": key.part, "unit": "us", "samples": _rounded(samples)}
+        for key, samples in series.items()
+    ]
 
 
 def _rounded(samples: Samples) -> Samples:

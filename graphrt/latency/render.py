@@ -41,13 +41,15 @@ def recording_table(recording: Recording) -> RenderableType:
     table = Table(title=f"{recording.label}, {gpu}, commit {commit}", title_justify="left")
     for name in ("case", "series", "p50 µs", "p90", "p99", "samples"):
         table.add_column(name, justify="left" if name in ("case", "series") else "right")
-    for case in (recording.yardsticks, *recording.cases.values()):
+    for case in recording.cases.values():
         if case.failed:
             table.add_row(case.name, f"failed: {case.failed}")
-        for key in case.series:
-            samples = case.array(key)
+        named = [(str(key), samples) for key, samples in case.series.items()]
+        named += [(f"yardstick: {key}", samples) for key, samples in case.yardsticks.items()]
+        for name, taken in named:
+            samples = np.asarray(taken)
             found = np.quantile(samples, [0.5, 0.9, 0.99])
-            table.add_row(case.name, str(key), *(f"{us:.2f}" for us in found), str(samples.size))
+            table.add_row(case.name, name, *(f"{us:.2f}" for us in found), str(samples.size))
     return table
 
 
@@ -90,6 +92,6 @@ def _summary(found: Comparison) -> str:
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     how = "taken in turns" if found.paired else "recorded apart"
     noise = ", ".join(
-        f"{key} ±{value:.1%}" for key, value in found.machine.noise.items() if math.isfinite(value)
+        f"{key} ±{value:.1%}" for key, value in found.noise.items() if math.isfinite(value)
     )
     return f"{found.verdict}: {told or 'no series'}; {how}; noise of the machine: {noise or '-'}"

@@ -26,11 +26,12 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "machine_differences": found.differences,
         "machine_noise": {
             str(key): None if math.isinf(noise) else round(noise, 5)
-            for key, noise in found.machine.noise.items()
+            for key, noise in found.noise.items()
         },
         "series": [_series(result) for result in found.series],
         "why": found.why,
         "failed": found.failed,
+        "unsafe": found.unsafe,
         "ask_gate": sorted({result.case for result in found.unpredicted}),
         "gates": found.gates,
     }
@@ -92,8 +93,11 @@ def one(result: SeriesResult) -> str:
 
 
 def gate_sentences(found: Comparison) -> list[str]:
-    """Return one sentence a case that is faster than predicted."""
+    """Return a sentence a case that is unsafe, and one that is faster than predicted."""
     lines = []
+    for case, races in found.unsafe.items():
+        faster = any(result.verdict is Verdict.FASTER for result in found.moved(case))
+        lines += [f"{case}: {'faster and ' if faster else ''}unsafe: {race}" for race in races]
     for case in dict.fromkeys(result.case for result in found.unpredicted):
         gate = found.gates.get(case)
         if gate is None:

@@ -26,7 +26,7 @@ from graphrt.bench.histories import found, mean
 from graphrt.bench.jsonfile import write_json
 from graphrt.bench.traffic import Traffic, floor_bytes
 from graphrt.errors import sentence
-from graphrt.kernels.tuning import ChainLaunch, Key, dtype_name
+from graphrt.kernels.tuning import ChainLaunch, Key, dtype_name, largest_divisor
 from graphrt.latency.errors import OtherSchema, RecordingError
 
 KIND = "graphrt latency prediction"
@@ -113,7 +113,8 @@ def reread_bytes(case: Case, launch: ChainLaunch) -> float:
     """Return the bytes that tiles read again after another tile of the same row has.
 
     precompute: B and C, new and old, by every tile of a group's heads after the first. state
-    update: C and the causal matrix, by every tile of a head's P after the first.
+    update: C by every program of a group after the first, the causal matrix by every tile of a
+    head's P after the first.
     """
     shape, size = case.shape, Traffic.of(case)
     held = float(mean(found(case.history, case.tokens, case.window)))
@@ -121,21 +122,26 @@ def reread_bytes(case: Case, launch: ChainLaunch) -> float:
     per_group = shape.heads // shape.groups
     head_tiles = -(-per_group // launch.precompute.block_heads)
     tiles = -(-shape.head_dim // launch.state_update.block_head_dim)
-    c_head = case.tokens * shape.state_dim * case.activation_dtype.itemsize
+    programs = per_group * tiles // largest_divisor(per_group * tiles, launch.state_update.tiles)
+    c_group = case.tokens * shape.state_dim * case.activation_dtype.itemsize
     causal_head = case.tokens * (held + case.tokens) * 4
     precompute = (head_tiles - 1) * (size.bc + held * b_token)
-    state_update = (tiles - 1) * shape.heads * (c_head + causal_head)
+    state_update: float = (programs - 1) * shape.groups * c_group
+    state_update += (tiles - 1) * shape.heads * causal_head
     return case.batch * (precompute + state_update)
 
 
 def risen(old: Mapping[str, Any], new: Mapping[str, Any], minimum_effect: float) -> list[str]:
-    """Return one line for every case predicted to cost more, or no longer predicted."""
+    """Return one line for every case predicted to cost more, or no longer predicted.
+
+    Those of `incomparable` are left out.
+    """
     lines = []
     for name, was in old["cases"].items():
         now = new["cases"].get(name)
         if now is None:
             lines.append(f"{name}: is not predicted any more")
-        elif now["us"] > was["us"] * (1 + minimum_effect):
+        elif _measured(was) is _measured(now) and now["us"] > was["us"] * (1 + minimum_effect):
             share = now["us"] / was["us"] - 1
             causes = [
                 f"{stage} was {was['choice'][stage]}, is {now['choice'][stage]}"
@@ -147,6 +153,18 @@ def risen(old: Mapping[str, Any], new: Mapping[str, Any], minimum_effect: float)
             why = "; ".join(causes) or "the launch is the same, its bytes or table entry are not"
             lines.append(f"{name}: {was['us']:.2f} → {now['us']:.2f} µs ({share:+.1%}), {why}")
     return lines
+
+
+def incomparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the cases predicted from a measurement on one side and the model alone on the other.
+
+    Such are all of them when a tuning table was added: the old predictions must be written anew.
+    """
+    return [
+        name
+        for name, was in old["cases"].items()
+        if name in new["cases"] and _measured(was) is not _measured(new["cases"][name])
+    ]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -169,6 +187,10 @@ def read(path: Path) -> dict[str, Any]:
 def write(told: dict[str, Any], path: Path) -> None:
     """Write predictions."""
     write_json(told, path)
+
+
+def _measured(told: Mapping[str, Any]) -> bool:
+    return str(told["from"]).startswith("table")
 
 
 def _entries(arch: str) -> list[dict[str, Any]]:

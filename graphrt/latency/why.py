@@ -33,6 +33,7 @@ def explain(comparison: Comparison, case: str) -> list[str]:
     old, new = comparison.old.cases[case], comparison.new.cases[case]
     lines = list(_stages(comparison, case))
     stages = len(lines)
+    lines += [f"race: {line}" for line in new_races(old, new)]
     lines += [f"link lost: {line}" for line in lost_links(*_both(old, new, "fingerprint"))]
     lines += [f"configuration: {line}" for line in _few(old.what, new.what)]
     lines += [f"tuning: {line}" for line in _few(*_both(old, new, "tuning"))]
@@ -43,6 +44,19 @@ def explain(comparison: Comparison, case: str) -> list[str]:
     if len(lines) == stages:
         lines.append("nothing else that is recorded differs between the two sides")
     return lines
+
+
+def new_races(old: CaseRecord, new: CaseRecord) -> list[str]:
+    """Return what the audit holds against the new side's kernels, and not against the old one's."""
+    was, now = _both(old, new, "races")
+    if "unavailable" in was or "unavailable" in now:
+        return []
+    return [
+        f"{stage}: {line}"
+        for stage, lines in now.items()
+        for line in lines
+        if line not in was.get(stage, [])
+    ]
 
 
 def moved_stages(comparison: Comparison, case: str) -> list[SeriesResult]:
@@ -98,11 +112,14 @@ def _few(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _static(old: CaseRecord, new: CaseRecord) -> Iterator[str]:
     from graphrt.kernels.static_facts import differences as static_differences
+    from graphrt.latency.access_widths import narrower
 
     was, now = _both(old, new, "static")
     for kernel in sorted(was.keys() & now.keys()):
         if "unavailable" in was[kernel] or "unavailable" in now[kernel]:
             continue
+        for line in narrower(was[kernel], now[kernel]):
+            yield f"{kernel}: {line}"
         for line in static_differences(was[kernel], now[kernel]):
             yield f"{kernel}: {line}"
 

@@ -24,8 +24,12 @@ _COPY_BYTES = {"cuda": 256 << 20, "cpu": 4 << 20}
 _CALLS = 64
 _TIMES = 4
 
-# Which yardstick moves with which quantity. What is neither is judged by the host's.
-_OF_QUANTITY = {"gpu_span": (COPY, EMPTY_CHAIN), "marginal": (COPY, EMPTY_CHAIN)}
+# Which yardsticks move with which quantity. What is not named is judged by the host's alone.
+_OF_QUANTITY = {
+    "gpu_span": (COPY, EMPTY_CHAIN),
+    "marginal": (COPY, EMPTY_CHAIN),
+    "step": (HOST_LOOP, COPY, EMPTY_CHAIN),
+}
 
 
 def yardsticks_of(quantity: str) -> tuple[Key, ...]:

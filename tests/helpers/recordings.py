@@ -47,7 +47,7 @@ def recording(
     """Return a complete recording of one case with the given samples."""
     random = np.random.default_rng(seed)
     yardsticks = {
-        key: samples(random, us, builds=20, blocks=1, size=4, noise=0.002).tolist()
+        key: samples(random, us, size=4, noise=0.002).tolist()
         for key, us in (
             (Key("copy"), copy_us),
             (Key("host_loop"), 50.0),
@@ -68,13 +68,13 @@ def recording(
         },
         settings={"calls": 32},
         clocks={"before": {"clocks.max.sm": "1980 MHz", "power.limit": "700 W"}},
-        yardsticks=CaseRecord("yardsticks", series=yardsticks),
         cases={
             case: CaseRecord(
                 case,
                 what=what or {"batch": 1},
                 facts=facts or {},
                 series={key: found.tolist() for key, found in series.items()},
+                yardsticks=yardsticks,
             )
         },
         complete=True,

@@ -157,11 +157,11 @@ def test_across_machines_only_ratios_to_yardsticks_count() -> None:
     random = np.random.default_rng(0)
     old = recording({WHOLE: samples(random)}, run="a")
     slow = recording({WHOLE: samples(random, 20.0)}, run="b", gpu="other", copy_us=200.0)
-    empty = slow.yardsticks.series[Key("marginal", "empty_chain")]
-    slow.yardsticks.series[Key("marginal", "empty_chain")] = (2 * np.array(empty)).tolist()
+    empty = slow.cases["case"].yardsticks[Key("marginal", "empty_chain")]
+    slow.cases["case"].yardsticks[Key("marginal", "empty_chain")] = (2 * np.array(empty)).tolist()
     found = compare(old, slow, across=True)
     assert found.verdict is Verdict.SAME and found.differences
-    slow.yardsticks.series[Key("marginal", "empty_chain")] = empty
+    slow.cases["case"].yardsticks[Key("marginal", "empty_chain")] = empty
     disagreeing = compare(old, slow, across=True)
     assert disagreeing.verdict is Verdict.UNDECIDED
     assert "the yardsticks disagree" in disagreeing.series[0].decision.reason

@@ -60,10 +60,10 @@ def test_shapes_and_turns() -> None:
     log: list[str] = []
     taken = take_case([Recorded("a", log), Recorded("b", log)], "case", BUDGET)
     for one in taken:
-        assert one.record.array(A).shape == (2, 4, 2)
-        assert one.record.array(B).shape == (2, 1, 2)
-        assert one.record.facts == {"gate": "right"}
-        assert one.yardsticks[Key("copy")] == [[[3.0]], [[3.0]]]
+        assert one.array(A).shape == (2, 4, 2)
+        assert one.array(B).shape == (2, 1, 2)
+        assert one.facts == {"gate": "right"}
+        assert one.yardsticks[Key("copy")] == [[[3.0]] * 4] * 2
     builds = [line for line in log if line.endswith("build")]
     assert builds == ["a build", "b build", "b build", "a build"]
     steps = [line[0] for line in log if line.endswith("step")]
@@ -76,8 +76,8 @@ def test_a_gate_that_fails_leaves_no_times_on_either_side() -> None:
     wrong = Recorded("b", log)
     wrong.error = GateError("y is wrong")
     taken = take_case([Recorded("a", log), wrong], "case", BUDGET)
-    assert [one.record.failed for one in taken] == ["GateError: y is wrong"] * 2
-    assert all(not one.record.series for one in taken)
+    assert [one.failed for one in taken] == ["GateError: y is wrong"] * 2
+    assert all(not one.series for one in taken)
     assert not any("step" in line for line in log)
     assert log[-2:] == ["a release", "b release"]
 
@@ -85,7 +85,7 @@ def test_a_gate_that_fails_leaves_no_times_on_either_side() -> None:
 def test_only_series_that_both_sides_have_are_taken() -> None:
     log: list[str] = []
     taken = take_case([Recorded("a", log), Recorded("b", log, {A: 9})], "case", BUDGET)
-    assert [set(one.record.series) for one in taken] == [{A}, {A}]
+    assert [set(one.series) for one in taken] == [{A}, {A}]
 
 
 def test_what_is_no_failure_of_a_side_is_raised_and_sides_are_let_go() -> None:

@@ -39,7 +39,10 @@ def test_more_bytes_cost_more() -> None:
 
 def test_a_smaller_tile_reads_more_often() -> None:
     launch = lookup(CASE.shape, CASE.batch)
-    assert launch.state_update.block_head_dim == CASE.shape.head_dim
+    large = replace(launch.state_update, block_head_dim=CASE.shape.head_dim, tiles=1)
+    launch = replace(launch, state_update=large)
+    several = replace(launch, state_update=replace(large, tiles=4))
+    assert reread_bytes(CASE, several) < reread_bytes(CASE, launch)
     small = replace(launch, state_update=replace(launch.state_update, block_head_dim=16))
     assert reread_bytes(CASE, small) > reread_bytes(CASE, launch)
     assert model_us(CASE, small) > 1.02 * model_us(CASE, launch)

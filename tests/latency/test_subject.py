@@ -96,7 +96,7 @@ def test_the_chain_has_every_series_that_a_cpu_has() -> None:
     }
     assert taken.facts["tuning"]["match"] in ("default", "nearest", "exact")
     assert taken.facts["gate"].startswith("largest error")
-    assert set(found.yardsticks.series) == {Key("copy"), Key("host_loop")}
+    assert set(found.cases["chain"].yardsticks) == {Key("copy"), Key("host_loop")}
 
 
 def test_what_is_planted_in_the_chain_runs_in_the_launch_and_in_its_stage() -> None:
