@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from graphrt.capture.inspect import dot
 from graphrt.capture.inspect.findings import find
 from graphrt.capture.inspect.fold import Run, fold, short_name
 from graphrt.capture.inspect.report import PointsTo
@@ -61,6 +62,12 @@ def test_every_pointer_of_the_chain_is_into_a_declared_buffer() -> None:
         for pointer in argument.pointers
     }
     assert targets == {PointsTo.BUFFER, PointsTo.NULL}
+
+
+def test_the_driver_s_own_drawing_shows_a_loop_and_its_body() -> None:
+    text = (FOLDER / "while.dot").read_text(encoding="utf-8")
+    assert dot.conditions(text) == {0x1F2BAA28: "while"}
+    assert list(dot.bodies(text).values()) == [[0x1F2BAA28], [0x1F2BA2C0, 0x1F2BC060, 0x1F2BB8F8]]
 
 
 # --- folding -------------------------------------------------------------------------------------
