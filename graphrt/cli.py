@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script: ``graphrt info | demo | generate | bench | latency``.
+"""The console script: ``graphrt info | demo | generate | bench | latency | inspect``.
 
 Each verb's module has ``main(args: argparse.Namespace) -> int`` and is imported when its verb runs.
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. A failure is one sentence on
@@ -25,6 +25,7 @@ _MODULES = {
     "generate": "graphrt.models.cli",
     "bench": "graphrt.bench.cli",
     "latency": "graphrt.latency.cli",
+    "inspect": "graphrt.inspect_cli",
 }
 
 
@@ -95,7 +96,29 @@ def build_parser() -> argparse.ArgumentParser:
         )
     )
     add_latency(verbs.add_parser("latency", help="record latency, compare it, say why"), common)
+    _add_inspect(
+        verbs.add_parser("inspect", parents=[common], help="show what a captured graph holds")
+    )
     return parser
+
+
+def _add_inspect(inspect: argparse.ArgumentParser) -> None:
+    inspect.add_argument(
+        "report", nargs="?", type=Path, metavar="REPORT", help="as graphrt.capture.save writes it"
+    )
+    inspect.add_argument(
+        "--diff",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="what differs from report A to report B; the exit code is 1 if anything does",
+    )
+    inspect.add_argument(
+        "--demo", action="store_true", help="capture a small chain and show it; needs a GPU"
+    )
+    inspect.add_argument("--full", action="store_true", help="show every argument")
+    inspect.add_argument("--html", type=Path, metavar="OUT", help="write a page that works offline")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:

@@ -142,7 +142,7 @@ class DecodeRuntime:
             def hold(graph: Graph) -> None:
                 if check and isinstance(graph, CudaGraph):
                     contract = chain_contract(chain, self.config.layers, step)
-                    check_contract(graph, contract, chain.compiled, manifest.buffers())
+                    check_contract(graph, contract, chain.compiled, manifest.declared())
 
             return Recipe(run=run, value=bound, keep=lambda: chain.compiled, check=hold)
 

@@ -23,6 +23,9 @@ from graphrt.capture.buffers import fill, named_tensors, nbytes
 from graphrt.capture.cuda_graph import CudaGraph, CudaSpace
 from graphrt.capture.graph import Graph, GraphState, RecordedGraph
 from graphrt.capture.inspect.contract import GraphContract, check_contract
+from graphrt.capture.inspect.diff import GraphDiff, diff_reports
+from graphrt.capture.inspect.fingerprint import fingerprint
+from graphrt.capture.inspect.golden import assert_same_graph
 from graphrt.capture.inspect.manifest import Manifest, Padding, Role
 from graphrt.capture.inspect.poison import PoisonCase, PoisonReport, poison_run
 from graphrt.capture.inspect.read import inspect_graph
@@ -39,6 +42,7 @@ __all__ = [
     "CudaSpace",
     "Graph",
     "GraphContract",
+    "GraphDiff",
     "GraphState",
     "KernelCode",
     "Manifest",
@@ -51,12 +55,15 @@ __all__ = [
     "RecordedGraph",
     "Report",
     "Role",
+    "assert_same_graph",
     "audit_chain",
     "audit_graph",
     "audit_kernel",
     "capture_space",
     "check_contract",
+    "diff_reports",
     "fill",
+    "fingerprint",
     "inspect_graph",
     "load",
     "named_tensors",

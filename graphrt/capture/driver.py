@@ -339,6 +339,11 @@ def driver_call(name: str, *args: Any) -> Any:
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
+def driver_function(name: str) -> Any:
+    """Return a driver function itself, for many calls: it returns a status, then its outputs."""
+    return getattr(_driver(), name)
+
+
 def has_driver_call(name: str) -> bool:
     """Return whether the installed cuda-bindings have this driver function; the driver may not."""
     return hasattr(_driver(), name)

@@ -11,11 +11,17 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from graphrt.capture.driver import Dim3, driver_call, driver_enum, has_driver_call
+from graphrt.capture.driver import (
+    Dim3,
+    driver_call,
+    driver_enum,
+    driver_function,
+    has_driver_call,
+)
 from graphrt.errors import DriverError
 
 Layout: TypeAlias = tuple[tuple[int, int], ...]
@@ -120,6 +126,21 @@ def launch(node: int) -> Launch:
     )
 
 
+def launched(nodes: Iterable[int]) -> Iterator[tuple[int, int, int] | None]:
+    """Yield (function, values, extra) of every node's `Launch`, None for one that is no kernel's.
+
+    `launch` of each in a third of the time, for who needs no sizes.
+    """
+    get = driver_function("cuGraphKernelNodeGetParams")
+    for node in nodes:
+        status, params = get(node)
+        if status != 0:
+            yield None
+            continue
+        function = int(params.func) or int(driver_call("cuKernelGetFunction", params.kern))
+        yield function, params.kernelParams, params.extra
+
+
 def attributes(node: int) -> Attributes:
     """Return how a kernel node is launched; what this driver does not know of reads as 0."""
     cooperative = _attribute(node, _COOPERATIVE)
@@ -172,18 +193,21 @@ def layout(function: int) -> Layout:
         found.append((int(offset), int(size)))
 
 
-def values(node_launch: Launch, sizes: Layout) -> tuple[bytes, ...]:
-    """Return the bytes of every argument of a launch; none where the driver keeps none."""
+def values(places: int, extra: int, sizes: Layout) -> tuple[bytes, ...]:
+    """Return the bytes of every argument of a launch; none where the driver keeps none.
+
+    places and extra are the launch's values and extra.
+    """
     if not sizes:
         return ()
-    if node_launch.values:
-        addresses = (ctypes.c_uint64 * len(sizes)).from_address(node_launch.values)
+    if places:
+        addresses = (ctypes.c_uint64 * len(sizes)).from_address(places)
         return tuple(
             ctypes.string_at(address, size)
             for address, (_, size) in zip(addresses, sizes, strict=True)
         )
-    if node_launch.extra:
-        buffer = _extra_buffer(node_launch.extra)
+    if extra:
+        buffer = _extra_buffer(extra)
         return tuple(buffer[offset : offset + size] for offset, size in sizes)
     return ()
 

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import mmap
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from graphrt.capture.inspect import handles
 from graphrt.capture.inspect.manifest import Manifest, Role
 from graphrt.capture.inspect.read import inspect_graph
 from graphrt.capture.inspect.report import Edge, PointsTo
@@ -345,3 +349,25 @@ def test_a_driver_that_refuses_is_an_error(
 
 def test_enums_of_the_fake_have_names() -> None:
     assert FakeEnum(1).name.endswith("WHILE")
+
+
+def test_memory_without_rights_is_not_memory() -> None:
+    # Where device memory has its addresses: /proc/self/mem reads it, libcuda would crash there.
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    nothing = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address = libc.mmap(None, mmap.PAGESIZE, 0, nothing, -1, 0)
+    assert address not in (None, ctypes.c_void_p(-1).value)
+    try:
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            assert os.pread(memory.fileno(), 8, address) == bytes(8)
+        assert handles.read_words(address) is None
+    finally:
+        libc.munmap(address, mmap.PAGESIZE)
+
+
+def test_words_are_read_where_they_are() -> None:
+    words = (ctypes.c_uint64 * 4)(1, 2, 3, 4)
+    assert handles.read_words(ctypes.addressof(words), 4) == [1, 2, 3, 4]

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,12 @@ from graphrt.capture.cuda_graph import CudaGraph
 from graphrt.capture.inspect.memory import Memory, allocator_memory
 from graphrt.capture.inspect.report import Buffer, PointsTo
 from graphrt.capture.inspect.triton_names import argument_types, is_compiled_kernel
-from graphrt.errors import ContractError, DriverError, sentence
+from graphrt.errors import ContractError, sentence
 
 ALLOCATIONS = frozenset({"mem_alloc", "mem_free"})
 COPIES = frozenset({"memcpy", "memset"})
 _WORD = 8
+_layouts: WeakKeyDictionary[Any, driver_nodes.Layout] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def violations(
         int(kernel.function): _Known(
             str(kernel.metadata.name),
             bool(getattr(kernel.metadata, "launch_pdl", False)),
-            driver_nodes.layout(int(kernel.function)),
+            _layout(kernel),
             [(i, n) for i, (n, t) in enumerate(argument_types(kernel).items()) if t[0] == "*"],
         )
         for kernel in kernels
@@ -122,28 +124,38 @@ def _read(
     kinds: Counter[str] = Counter()
     strangers: Counter[int] = Counter()
     owners: dict[int, _Known] = {}
-    for handle in handles:
-        try:
-            launch = driver_nodes.launch(handle)
-        except DriverError:
+    for handle, launched in zip(handles, driver_nodes.launched(handles), strict=True):
+        if launched is None:
             kinds[driver.node_type(handle)] += 1
             continue
         kinds["kernel"] += 1
-        owner = known.get(launch.function)
+        function, values, extra = launched
+        owner = known.get(function)
         if owner is None:
-            strangers[launch.function] += 1
+            strangers[function] += 1
             continue
         owners[handle] = owner
         owner.nodes.append(handle)
-        _read_arguments(owner, launch)
+        _read_arguments(owner, values, extra)
     return kinds, strangers, owners
 
 
-def _read_arguments(owner: _Known, launch: driver_nodes.Launch) -> None:
+def _layout(kernel: Any) -> driver_nodes.Layout:
+    """Return where a compiled kernel's arguments lie, asked once while the kernel lives."""
+    try:
+        found = _layouts.get(kernel)
+    except TypeError:  # no key for a weak dictionary
+        return driver_nodes.layout(int(kernel.function))
+    if found is None:
+        found = _layouts[kernel] = driver_nodes.layout(int(kernel.function))
+    return found
+
+
+def _read_arguments(owner: _Known, values: int, extra: int) -> None:
     """Append the arguments of one launch, laid out as the kernel sees them."""
     layout = owner.layout
-    if launch.values and layout:
-        places = ctypes.string_at(launch.values, _WORD * len(layout))
+    if values and layout:
+        places = ctypes.string_at(values, _WORD * len(layout))
         first = int.from_bytes(places[:_WORD], "little")
         last = int.from_bytes(places[-_WORD:], "little")
         end, size = layout[-1]
@@ -152,7 +164,9 @@ def _read_arguments(owner: _Known, launch: driver_nodes.Launch) -> None:
             owner.values.append(ctypes.string_at(first, end + size - layout[0][0]))
             return
     block = bytearray(layout[-1][0] + layout[-1][1] - layout[0][0] if layout else 0)
-    for (offset, size), value in zip(layout, driver_nodes.values(launch, layout), strict=False):
+    for (offset, size), value in zip(
+        layout, driver_nodes.values(values, extra, layout), strict=False
+    ):
         start = offset - layout[0][0]
         block[start : start + size] = value
     owner.values.append(bytes(block))
@@ -194,22 +208,43 @@ def _links(graph: int, owners: Mapping[int, _Known]) -> list[str]:
 
 def _undeclared(known: Iterable[_Known], buffers: Sequence[Buffer], graph: CudaGraph) -> list[str]:
     """Return which pointers of known kernels point into nothing that is declared, nor the pool."""
-    starts, ends = _intervals(buffers)
-    strays: list[tuple[_Known, str, NDArray[np.uint64]]] = []
-    for kernel in known:
-        if not kernel.values or not kernel.pointers:
-            continue
-        block = np.frombuffer(b"".join(kernel.values), np.uint8).reshape(len(kernel.values), -1)
-        for index, name in kernel.pointers:
-            start = kernel.layout[index][0] - kernel.layout[0][0]
-            addresses = block[:, start : start + _WORD].copy().view(np.uint64).ravel()
-            places = np.searchsorted(starts, addresses, "right") - 1
-            inside = (places >= 0) & (addresses < ends[np.maximum(places, 0)])
-            stray = addresses[~inside & (addresses != 0)]
-            if len(stray):
-                strays.append((kernel, name, stray))
-    if not strays:
+    kernels = [kernel for kernel in known if kernel.values and kernel.pointers]
+    if not kernels:
         return []
+    tables = [_addresses(kernel) for kernel in kernels]
+    # One search for all: numpy takes longer to begin than to look.
+    addresses = np.concatenate([table.ravel() for table in tables])
+    starts, ends = _intervals(buffers)
+    places = np.maximum(np.searchsorted(starts, addresses, "right") - 1, 0)
+    outside = ((addresses < starts[places]) | (addresses >= ends[places])) & (addresses != 0)
+    if not outside.any():
+        return []
+    strays: list[tuple[_Known, str, NDArray[np.uint64]]] = []
+    begin = 0
+    for kernel, table in zip(kernels, tables, strict=True):
+        wrong = outside[begin : begin + table.size].reshape(table.shape)
+        begin += table.size
+        for column, (_, name) in enumerate(kernel.pointers):
+            if wrong[:, column].any():
+                strays.append((kernel, name, table[wrong[:, column], column]))
+    return _stray(strays, buffers, graph)
+
+
+def _addresses(kernel: _Known) -> NDArray[np.uint64]:
+    """Return the values of a kernel's pointers: a row a node, a column a pointer."""
+    block = np.frombuffer(b"".join(kernel.values), np.uint8).reshape(len(kernel.values), -1)
+    first = kernel.layout[0][0]
+    offsets = np.array([kernel.layout[index][0] - first for index, _ in kernel.pointers])
+    cells = block[:, (offsets[:, None] + np.arange(_WORD)).ravel()]
+    return np.ascontiguousarray(cells).view(np.uint64)
+
+
+def _stray(
+    strays: Iterable[tuple[_Known, str, NDArray[np.uint64]]],
+    buffers: Sequence[Buffer],
+    graph: CudaGraph,
+) -> list[str]:
+    """Return what strays outside of declared buffers and of the pool as well."""
     memory = Memory(buffers, allocator_memory(tuple(graph.torch_graph.pool())))
     found = []
     for kernel, name, stray in strays:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _NODE = re.compile(r'^\s*"graph_(\d+)_node_(\d+)"\s*\[(.*?)\];\s*$', re.MULTILINE | re.DOTALL)
+_CONDITION = re.compile(r"Conditional Type\s*\|\s*(\w+)")
 _HANDLE = re.compile(r"node handle.*?(0x[0-9a-fA-F]+)", re.DOTALL)
 
 
@@ -26,3 +27,13 @@ def bodies(text: str) -> dict[int, list[int]]:
         graph: [handle for _, handle in sorted(nodes.items())]
         for graph, nodes in sorted(found.items())
     }
+
+
+def conditions(text: str) -> dict[int, str]:
+    """Return the kind of every conditional node in ``text`` by its handle: ``while``, ``if`` …"""
+    found = {}
+    for _, _, label in _NODE.findall(text):
+        handle, condition = _HANDLE.search(label), _CONDITION.search(label)
+        if handle is not None and condition is not None:
+            found[int(handle[1], 16)] = condition[1].lower()
+    return found

@@ -11,6 +11,7 @@ from graphrt.capture.audit.edges import audit_graph
 from graphrt.capture.audit.links import Stage
 from graphrt.capture.audit.verdict import Severity
 from graphrt.capture.driver import Edge as DriverEdge
+from graphrt.capture.inspect.fold import short_name
 from graphrt.capture.inspect.report import Finding, Node, Pointer, PointsTo, Report
 
 SEVERITIES = ("error", "warning", "note")
@@ -65,12 +66,17 @@ def _pointers(report: Report, declared: bool) -> Iterator[Finding]:
                 continue
             if not pointer.to.stale and not declared:
                 continue
-            key = (report.title(node), argument, pointer.to, pointer.buffer)
-            groups[key].append((body, node.id, pointer))
+            whole = argument.partition(" + ")[0]
+            groups[report.title(node), whole, pointer.to, pointer.buffer].append(
+                (body, node.id, pointer)
+            )
     for (title, argument, to, buffer), where in groups.items():
         body, node_id, pointer = where[0]
-        times = f" (and {len(where) - 1} more nodes)" if len(where) > 1 else ""
-        place = f"{title}, node {node_id}{times}: {argument}"
+        others = len({place[:2] for place in where}) - 1
+        nodes = f" (and {others} more nodes)" if others else ""
+        inside = [p.at for b, n, p in where if (b, n) == (body, node_id)]
+        at = f", at byte {', '.join(map(str, inside))} of it," if len(inside) > 1 else ""
+        place = f"{short_name(title)}, node {node_id}{nodes}: {argument}{at}"
         yield Finding(
             "error" if to.stale else "note",
             f"pointer to {to.value} memory",

@@ -8,7 +8,7 @@ passed on, memory must be readable there, and look like a graph.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -117,7 +117,11 @@ def _checked(graph: int) -> int:
 
 
 def read_words(address: int, count: int = _HEADER_WORDS) -> list[int] | None:
-    """Return ``count`` 8-byte words at ``address``, None where this process has no such memory."""
+    """Return ``count`` 8-byte words at ``address``, None where this process cannot read them."""
+    # Asking for the words is not enough: /proc/self/mem also reads what is mapped without any
+    # rights, as the addresses of device memory are, and libcuda would crash there.
+    if not _readable(address, 8 * count):
+        return None
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:
             data = os.pread(memory.fileno(), 8 * count, address)
@@ -157,12 +161,26 @@ def common_words(
             yield place, one
 
 
+def _readable(address: int, nbytes: int) -> bool:
+    """Return whether this process may read ``nbytes`` at ``address``."""
+    end = address + nbytes
+    for area, rights, _ in _areas():
+        if address in area and rights.startswith("r"):
+            if end <= area.stop:
+                return True
+            address = area.stop  # areas that adjoin may be read across
+    return False
+
+
 def _libcuda() -> list[range]:
     """Return the address ranges of libcuda in this process."""
-    areas = []
+    return [area for area, _, name in _areas() if "libcuda.so" in name]
+
+
+def _areas() -> Iterator[tuple[range, str, str]]:
+    """Yield (addresses, rights, what is mapped) of this process's memory, by address."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
         for line in maps:
-            if "libcuda.so" in line:
-                start, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
-                areas.append(range(start, end))
-    return areas
+            place, rights, *_ = line.split(maxsplit=2)
+            start, end = (int(part, 16) for part in place.split("-"))
+            yield range(start, end), rights, line

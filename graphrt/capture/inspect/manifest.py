@@ -87,8 +87,9 @@ class Manifest:
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 role=role.value,
                 padding=padding.value,
-                address=tensor.data_ptr(),
+                address=(address := tensor.data_ptr()),
                 nbytes=_extent(tensor),
+                address_now=address,
             ),
             current or weakref.ref(tensor),
             StorageWeakRef(tensor.untyped_storage()),
@@ -129,6 +130,13 @@ class Manifest:
         other = Manifest()
         other._declared = dict(self._declared)
         return other
+
+    def declared(self) -> tuple[Buffer, ...]:
+        """Return every buffer as it was declared, without looking where it is now: takes no time.
+
+        For who declares and checks in one go; `buffers` sees what moved since.
+        """
+        return tuple(declared.buffer for declared in self._declared.values())
 
     def buffers(self) -> tuple[Buffer, ...]:
         """Return every declared buffer with its status as of now."""
@@ -183,6 +191,8 @@ def _with(buffer: Buffer, status: str, address_now: int) -> Buffer:
 
 def _extent(tensor: Tensor) -> int:
     """Return the bytes from the tensor's first element to its last, both included."""
+    if tensor.is_contiguous():
+        return tensor.numel() * tensor.element_size()
     if tensor.numel() == 0:
         return 0
     steps = zip(tensor.shape, tensor.stride(), strict=True)

@@ -90,7 +90,7 @@ class _Reader:
         # (name, node handles, graph handle or None); a body's place in it is its index
         self._todo: list[tuple[str, list[int], int | None]] = []
         self._seen: set[int] = set()
-        self._drawn: dict[int, list[int]] | None = None
+        self._drawn: str | None = None
         self._root = 0
 
     def read(self, handle: Handle, name: str) -> None:
@@ -170,24 +170,33 @@ class _Reader:
             self._inside(f"{name}.{index}", nodes, None)
             for index, nodes in enumerate(self._drawn_bodies())
         ]
-        note = condition if inside else "its bodies are not shown: this driver does not tell"
+        condition = dot.conditions(self._drawing()).get(handle, "")
+        note = (
+            condition
+            if inside
+            else f"{condition}, its bodies are not shown: this driver does not tell".lstrip(", ")
+        )
         return Node(place, "conditional", bodies=tuple(inside), note=note)
 
     def _drawn_bodies(self) -> list[list[int]]:
         """Return the bodies in the driver's drawing that nothing read so far accounts for."""
+        drawn = dot.bodies(self._drawing()).values()
+        return [nodes for nodes in drawn if nodes and not self._seen & set(nodes)]
+
+    def _drawing(self) -> str:
+        """Return the driver's drawing of the whole graph, made once; nothing where it cannot."""
         if self._drawn is None:
             try:
-                self._drawn = dot.bodies(driver_nodes.dot(self._root))
+                self._drawn = driver_nodes.dot(self._root)
             except (DriverError, OSError):
-                self._drawn = {}
-        new = [nodes for nodes in self._drawn.values() if nodes and not self._seen & set(nodes)]
-        return new
+                self._drawn = ""
+        return self._drawn
 
     def _kernel(self, handle: int) -> KernelLaunch:
         launch = driver_nodes.launch(handle)
         index = self._function(launch.function)
         layout, function = self._layouts[index], self.functions[index]
-        values = driver_nodes.values(launch, layout)
+        values = driver_nodes.values(launch.values, launch.extra, layout)
         attributes = driver_nodes.attributes(handle)
         threads = launch.block[0] * launch.block[1] * launch.block[2]
         return KernelLaunch(

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import gzip
 import json
 import types
 import typing
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from graphrt.capture.inspect.report import SCHEMA, Report
 from graphrt.errors import ReportError, sentence
 
 FORMAT = "graphrt graph report"
+_GZIP = b"\x1f\x8b"
 _READ = "write the report again with `graphrt inspect` or Report.save"
 
 
@@ -68,16 +71,25 @@ def loads(text: str, name: str = "report") -> Report:
 
 
 def save(report: Report, path: str | Path) -> None:
-    """Write ``report`` to ``path``."""
-    Path(path).write_text(dumps(report), encoding="utf-8")
+    """Write ``report`` to ``path``, compressed if the name ends in .gz."""
+    path = Path(path)
+    data = dumps(report).encode()
+    # Without a date the same report is the same file.
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def load(path: str | Path) -> Report:
-    """Read a report from ``path``. Raises ReportError as `loads` does, OSError for no file."""
+    """Read a report from ``path``, compressed or not.
+
+    Raises ReportError as `loads` does, OSError for no file.
+    """
+    data = Path(path).read_bytes()
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = (gzip.decompress(data) if data.startswith(_GZIP) else data).decode()
     except UnicodeDecodeError as error:
         raise ReportError(sentence(str(path), "not text", str(error), "pass a report")) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ReportError(sentence(str(path), "broken gzip", str(error), _READ)) from error
     return loads(text, str(path))
 
 

@@ -213,7 +213,7 @@ def _profile(runtime: Any, step: Any) -> list[str]:
     captured = runtime.captured[0]
     chain = captured.value.chain
     contract = chain_contract(chain, runtime.config.layers, step)
-    buffers = captured.value.manifest.buffers()
+    buffers = captured.value.manifest.declared()
     timings = []
     for _ in range(5):
         start = time.perf_counter()
