@@ -87,7 +87,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
     if args.json:
         print(dumps(report), end="")
     elif args.html:
-        print(f"wrote {args.html}: {len(report.findings)} findings")
+        print(f"wrote {args.html}, findings: {len(report.findings)}")
     else:
         console = Console(highlight=False)
         if not console.is_terminal:  # into a file or a pipe every node stays on its line

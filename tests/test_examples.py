@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from graphrt.capture import load
 from graphrt.models.bundled import bundled_model
 from graphrt.models.generate import TextGenerator
 
@@ -25,9 +26,29 @@ def run(name: str) -> dict[str, Any]:
 def test_every_example_is_tested_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "latency_of_a_module.py",
+        "inspect_torch_graph.py",
         "one_layer.py",
         "speculative_loop.py",
     }
+
+
+def test_the_stale_weight_of_a_plain_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    run("inspect_torch_graph.py")
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert re.search(r"error: .*, node \d+: argument 0, .* which was 2.weight \+ 0", printed)
+    assert ("no GPU: reading" in printed) != torch.cuda.is_available()
+
+
+def test_the_example_fails_if_the_stale_weight_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "inspect_torch_graph.py"), run_name="example")
+    sound = load(EXAMPLES.parent / "tests" / "capture" / "reports" / "torch-mlp.json.gz")
+    names = example["main"].__globals__
+    monkeypatch.setitem(names, "load", lambda path: sound)
+    monkeypatch.setitem(names, "captured_report", lambda: sound)
+    with pytest.raises(SystemExit, match="not found"):
+        example["main"]()
 
 
 def test_one_layer_agrees_with_its_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:

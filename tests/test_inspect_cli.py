@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
 def test_html_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "page.html"
     assert run(path_of("stale-freed"), "--html", target) == 0
-    assert capsys.readouterr().out == f"wrote {target}: 1 findings\n"
+    assert capsys.readouterr().out == f"wrote {target}, findings: 1\n"
     assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
@@ -114,3 +115,15 @@ def test_the_script_is_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[st
     save(saved("copies"), path)
     assert inspect_graph.main([str(path)]) == 0
     assert capsys.readouterr().out.startswith("copies: 5 nodes")
+
+
+def test_the_story_in_the_docs_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "inspection.md").read_text(encoding="utf-8")
+    story = text.partition("### Find the stale pointer")[2].partition("\n### ")[0]
+    blocks = re.findall(r"```text\n(.*?)```", story, re.DOTALL)
+    run(path_of("stale-replaced"))
+    run("--diff", path_of("torch-mlp"), path_of("stale-replaced"))
+    printed = capsys.readouterr().out.splitlines()
+    quoted = [line for block in blocks for line in block.splitlines() if line != "…"]
+    assert len(quoted) > 10
+    assert [line for line in quoted if line not in printed] == []

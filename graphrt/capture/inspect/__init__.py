@@ -8,7 +8,8 @@ triton_names, dot names of a Triton kernel's arguments; bodies in the driver's d
 findings          what a report gives cause to say
 report, schema    the report as plain data, and as JSON
 contract          what a graph must look like, checked cheaply after a capture
-diff              what differs between two reports, and a fingerprint of one
+fingerprint       what makes a graph the same graph
+diff, golden      what differs between two reports; a test's one assertion against a file
 fold, tree, page  layers folded into one; a terminal tree; an HTML page
 poison, delay     runs that show what a launch reads
 """

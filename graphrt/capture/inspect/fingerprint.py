@@ -3,7 +3,7 @@
 
 A pointer counts as the buffer and offset it names. Where it names none it counts as what it points
 into: pools are laid out anew by every capture. A structure counts by the pointers in it, as the
-rest may be padding that nobody wrote or an address in disguise, such as a tensor map.
+rest may be padding that nobody wrote.
 """
 
 from __future__ import annotations

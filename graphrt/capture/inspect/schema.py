@@ -25,7 +25,7 @@ from graphrt.errors import ReportError, sentence
 
 FORMAT = "graphrt graph report"
 _GZIP = b"\x1f\x8b"
-_READ = "write the report again with `graphrt inspect` or Report.save"
+_READ = "write the report again with graphrt.capture.save"
 
 
 def dumps(report: Report) -> str:

@@ -49,7 +49,7 @@ def _findings(report: Report, root: Tree) -> None:
     if not report.findings:
         root.add(Text("no findings", style="green"))
         return
-    branch = root.add(Text(f"{len(report.findings)} findings"))
+    branch = root.add(Text(f"findings: {len(report.findings)}"))
     for finding in report.findings:
         branch.add(Text(str(finding), style=_STYLES[finding.severity]))
 
