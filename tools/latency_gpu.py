@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Try the latency harness on this machine's GPU: does it tell a loss from none, and why?
 
-    python -m tools.latency_gpu --seconds 90 --out latency-gpu
+    python -m tools.latency_gpu --seconds 60 --out latency-gpu
 
-Sections, each by itself, what fails is recorded with its traceback and the others run:
+Sections in this order, each by itself; one that fails is recorded and the others run:
 
     record     two recordings of the same code, compared as files: SAME or UNDECIDED
-    self       the same code against itself in turns, as often as time allows: false alarms
     planted    kernels that spin, a few percent of a stage each: SLOWER, the stage named
     pdl        PDL on against off: SLOWER, the lost links named
-    commits    this tree against itself in two processes: SAME or UNDECIDED
     pytest     the plugin: recorded, compared, a planted loss refused
+    self       the same code against itself in turns, three times or more: false alarms
+    commits    this tree against itself in two processes: SAME or UNDECIDED
 
-Writes OUT/summary.json after every section, recordings beside it. Without a GPU it tries itself out
-with tiny counts, and its verdicts mean nothing.
+What begins within --seconds is finished; 60 are meant for all but the last. Writes, after every
+section, OUT/summary.json with all there is and OUT/report.json with what is worth committing, as
+benchmarks/latency-GPU.json; recordings beside them. Without a GPU it tries itself out with tiny
+counts, and its verdicts mean nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from graphrt.latency.budget import Budget
 from graphrt.latency.cases import default_cases
 from graphrt.latency.yardsticks import Yardsticks
 from tools.gpu.latency import SECTIONS, Trial
+from tools.gpu.latency_report import report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     summary: dict[str, Any] = {
+        "command": " ".join(["python -m tools.latency_gpu", *_asked(args)]),
         "conditions": conditions(device, args.commit),
         "clocks": {"before": clocks(device)},
         "quick": quick,
@@ -55,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=device,
             out=args.out.resolve(),
             cases=cases,
-            budget=Budget.quick() if quick else Budget(),
-            fast=Budget.quick() if quick else Budget(builds=4, host_calls=16, launches=16),
+            budget=Budget.quick() if quick else Budget(builds=4),
+            fast=Budget.quick() if quick else Budget(builds=3, host_calls=16, launches=16),
             yardsticks=yardsticks,
             deadline=begin + args.seconds,
             planted_shares=args.planted,
@@ -67,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             summary["sections"][name] = _run(SECTIONS[name], trial)
             summary["clocks"][f"after {name}"] = clocks(device)
             write_json(summary, args.out / "summary.json")
+            write_json(report(summary), args.out / "report.json")
     failed = {n: s["failures"] for n, s in summary["sections"].items() if s["failures"]}
     for name, reasons in failed.items():
         _say(f"FAILED {name}: {reasons}")
@@ -93,13 +98,25 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m tools.latency_gpu", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--out", type=Path, default=Path("latency-gpu"), metavar="DIR")
-    parser.add_argument("--seconds", type=float, default=90.0, metavar="S")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S")
     parser.add_argument("--planted", type=float, nargs="+", default=[0.1, 0.05], metavar="SHARE")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, metavar="NAME")
     parser.add_argument("--device")
     parser.add_argument("--quick", action="store_true", help="tiny counts, to try it out")
     parser.add_argument("--commit", metavar="HASH", help="the commit, where git cannot say")
     return parser.parse_args(argv)
+
+
+def _asked(args: argparse.Namespace) -> list[str]:
+    """Return the arguments that matter for the figures."""
+    asked = [
+        "--seconds",
+        f"{args.seconds:g}",
+        "--planted",
+        *(f"{share:g}" for share in args.planted),
+    ]
+    asked += ["--sections", *args.sections] if args.sections else []
+    return asked + (["--quick"] if args.quick else [])
 
 
 def _say(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_two_configurations_take_turns(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_two_commits_take_turns_and_leave_nothing_behind(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not (REPOSITORY / ".git").exists():
         pytest.skip("needs the repository's history, this is not a checkout")
@@ -53,12 +54,13 @@ def test_two_commits_take_turns_and_leave_nothing_behind(
         command = ["git", "worktree", "list"]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout
 
-    before = worktrees()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = cli.main(["latency", "compare", *QUICK, "--commits", "HEAD", ".", "--json", "--all"])
     found = json.loads(capsys.readouterr().out)
     assert code in (0, 1) and found["paired"] and not found["failed"]
     assert (found["old"], found["new"]) == ("HEAD", ".")
-    assert worktrees() == before
+    # Other worktrees may come and go meanwhile: ours lie in tmp_path.
+    assert str(tmp_path) not in worktrees() and not list(tmp_path.glob("graphrt-latency-*"))
 
 
 @pytest.mark.parametrize(
