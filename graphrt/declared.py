@@ -75,11 +75,10 @@ def graph_manifest(
     """
     manifest = shared.copy()
     manifest.declare("slot_ids", slot_ids, Role.INPUT, Padding.MARKED)
-    says = isinstance(step, Declares)
     for name, tensor in tensors.items():
         role = Role.STATIC
-        if says:
-            role = Role.OUTPUT if name in step.outputs else Role.INPUT  # type: ignore[attr-defined]
+        if isinstance(step, Declares):
+            role = Role.OUTPUT if name in step.outputs else Role.INPUT
         free = name if name not in manifest else f"buffers.{name}"
         manifest.declare(free, tensor, role, Padding.IGNORED)
     return manifest
@@ -90,13 +89,12 @@ def chain_contract(chain: BoundChain, layers: int, step: object) -> GraphContrac
 
     advance once; every other kernel of the chain once a layer, whichever kernels those are.
     """
-    names = {str(k.metadata.name) for k in chain.compiled if is_compiled_kernel(k)}  # type: ignore[attr-defined]
+    names = {str(k.metadata.name) for k in chain.compiled if is_compiled_kernel(k)}
     counts = {name: 1 if name == _ONCE else layers for name in sorted(names - {_AT_WILL})}
-    says = isinstance(step, Declares)
-    only = says and step.only_chain  # type: ignore[attr-defined]
+    only = isinstance(step, Declares) and step.only_chain
     return GraphContract(
         counts,
         only=only,
         forbidden=ALLOCATIONS | COPIES if only else ALLOCATIONS,
-        declared=says,
+        declared=isinstance(step, Declares),
     )

@@ -312,8 +312,9 @@ def state_update(
 ) -> Compiled:
     """Write ``out`` (rows, T, H, P); append x to its ring; fold and store the state on a flush.
 
-    Everything older than this launch (state, history) is read, and the fold stored, before the
-    wait; x, C and the scratch only after it. Padding rows give zeros and touch no cache.
+    With one tile a program, everything older than this launch (state, history) is read, and the
+    fold stored, before the wait; x, C and the scratch only after it. With several, all of it is
+    after. Padding rows give zeros and touch no cache.
     """
     rows, tokens = out.shape[:2]
     z = inputs.z

@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from graphrt.kernels.compiled import Compiled
-
 _known: dict[str, dict[str, Any]] = {}
 
 
-def static_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
+def static_of(compiled: Iterable[Any]) -> dict[str, Any]:
     """Return the static facts of compiled Triton kernels by name; those of each are read once.
 
     What cannot be read, for want of the disassembler say, is named with its reason: no time is lost
@@ -21,15 +19,15 @@ def static_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
     for kernel in compiled:
         if kernel is None:  # interpreted
             continue
-        name = str(kernel.metadata.name)  # type: ignore[attr-defined]  # a CompiledKernel
-        key = str(kernel.metadata.hash)  # type: ignore[attr-defined]
+        name = str(kernel.metadata.name)
+        key = str(kernel.metadata.hash)
         if key not in _known:
             _known[key] = _read(kernel)
         found[name] = _known[key]
     return dict(sorted(found.items()))
 
 
-def races_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
+def races_of(compiled: Iterable[Any]) -> dict[str, Any]:
     """Return what the audit of PDL links holds against the chain's kernels, by stage.
 
     A stage is linked where its kernel was compiled for a programmatic launch. What cannot be
@@ -40,7 +38,7 @@ def races_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
     from graphrt.capture.audit.verdict import Severity
     from graphrt.kernels.links import STAGES
 
-    kernels = {str(k.metadata.name): k for k in compiled if k is not None}  # type: ignore[attr-defined]
+    kernels = {str(k.metadata.name): k for k in compiled if k is not None}
     stages = [stage for stage in STAGES if stage.kernel in kernels]
     if not stages:
         return {}
@@ -48,7 +46,7 @@ def races_of(compiled: Iterable[Compiled]) -> dict[str, Any]:
         codes = {stage.name: KernelCode.of(kernels[stage.kernel]) for stage in stages}
         linked = {name for name, code in codes.items() if code.programmatic}
         verdicts = audit_chain(codes, stages, linked).stages
-    except Exception as error:  # no time is lost for it
+    except Exception as error:  # a compiler's output of any kind; the times stand without it
         return {"unavailable": f"{type(error).__name__}: {error}"}
     severities = (Severity.RACE, Severity.UNDECIDED)
     found = {
@@ -62,5 +60,5 @@ def _read(kernel: Any) -> dict[str, Any]:
 
     try:
         return dict(static_facts(kernel))
-    except Exception as error:
+    except Exception as error:  # a tool that is missing or new; the times stand without it
         return {"unavailable": f"{type(error).__name__}: {error}"}

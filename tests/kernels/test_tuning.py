@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from graphrt.config import ChainShape
+from graphrt.errors import ConfigError
 from graphrt.kernels import tuning
 from graphrt.kernels.tuning import (
     ChainLaunch,
@@ -43,6 +44,12 @@ def test_every_bucket_finds_a_configuration_that_triton_takes(shape: ChainShape)
         assert is_power_of_two(launch.precompute.block_heads)
         for stage in (launch.conv1d, launch.precompute, launch.state_update):
             assert stage.num_warps in (1, 2, 4, 8, 16)
+
+
+@pytest.mark.parametrize("rows", [0, 8, 24, 64])
+def test_a_fold_by_another_instruction_is_refused(rows: int) -> None:
+    with pytest.raises(ConfigError, match=rf"fold_rows={rows}: must be 16 or 32"):
+        StateUpdateLaunch(64, 4, fold_rows=rows)
 
 
 def test_look_up_is_pure() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from graphrt.capture.driver_nodes import FunctionFacts
 from graphrt.capture.inspect.report import Function, Parameter
@@ -24,7 +24,7 @@ class KnownKernels:
         self._kernels: dict[int, Any] = {}
         for kernel in kernels:
             if is_compiled_kernel(kernel):
-                self._kernels[int(kernel.function)] = kernel  # type: ignore[attr-defined]
+                self._kernels[int(kernel.function)] = kernel
 
     def __getitem__(self, function: int) -> Any:
         """Return the compiled kernel behind a CUfunction, None where it is not known."""
@@ -50,7 +50,7 @@ class KnownKernels:
         )
 
 
-def is_compiled_kernel(value: object) -> bool:
+def is_compiled_kernel(value: object) -> TypeGuard[Any]:
     """Return whether ``value`` is a Triton kernel that was compiled and loaded."""
     return (
         isinstance(getattr(value, "function", None), int)

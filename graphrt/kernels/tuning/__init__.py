@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 
 from graphrt.config import ChainShape
+from graphrt.errors import ConfigError, sentence
 
 Match = Literal["exact", "nearest", "default"]
 
@@ -64,6 +65,13 @@ class StateUpdateLaunch:
     stages: int = 1
     fold_rows: int = 16
     fold_stages: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a fold whose bits another configuration would not give."""
+        if self.fold_rows not in (16, 32):
+            raise ConfigError(
+                sentence("fold_rows", self.fold_rows, "must be 16 or 32", "fold in more steps")
+            )
 
 
 @dataclass(frozen=True, slots=True)
