@@ -53,9 +53,10 @@ def test_every_saved_graph_has_a_fingerprint_of_its_own() -> None:
 def test_two_buckets() -> None:
     text = str(diff_reports(saved("chain-bucket-1"), saved("chain-bucket-4")))
     first, *lines = text.splitlines()
-    assert first == "graph of bucket 1, T 6 → graph of bucket 4, T 6: 8 changed"
+    assert first == "graph of bucket 1, T 6 → graph of bucket 4, T 6: 14 changed"
     assert "  changed node 0 _advance_kernel: argument rows: 1 → 4" in lines
-    assert "  changed node 1 _conv1d_kernel: grid: (10, 1, 1) → (10, 4, 1)" in lines
+    assert "  changed node 1 _conv1d_kernel: grid: (10, 1, 1) → (5, 4, 1)" in lines
+    assert "  changed node 3 _state_update_kernel: option num_warps: 4 → 2" in lines
     assert "  changed buffer slot_ids: shape: (1,) → (4,)" in lines
 
 
