@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Try the latency harness on this machine's GPU: does it tell a loss from none, and why?
 
-    python -m tools.latency_gpu --seconds 60 --out latency-gpu
+    python -m tools.latency_gpu --seconds 120 --out latency-gpu
 
 Sections in this order, each by itself; one that fails is recorded and the others run:
 
     record     two recordings of the same code, compared as files: SAME or UNDECIDED
-    planted    kernels that spin, a few percent of a stage each: SLOWER, the stage named
+    planted    kernels that take a few percent of a stage each: SLOWER, the stage named
     pdl        PDL on against off: SLOWER, the lost links named
     pytest     the plugin: recorded, compared, a planted loss refused
-    self       the same code against itself in turns, three times or more: false alarms
     commits    this tree against itself in two processes: SAME or UNDECIDED
+    self       the same code against itself in turns, for as long as is left: false alarms
 
-What begins within --seconds is finished; 60 are meant for all but the last. Writes, after every
+What begins within --seconds is finished; 120 are meant for all. Writes, after every
 section, OUT/summary.json with all there is and OUT/report.json with what is worth committing, as
 benchmarks/latency-GPU.json; recordings beside them. Without a GPU it tries itself out with tiny
 counts, and its verdicts mean nothing.
@@ -98,7 +98,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m tools.latency_gpu", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--out", type=Path, default=Path("latency-gpu"), metavar="DIR")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S")
+    parser.add_argument("--seconds", type=float, default=120.0, metavar="S")
     parser.add_argument("--planted", type=float, nargs="+", default=[0.1, 0.05], metavar="SHARE")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, metavar="NAME")
     parser.add_argument("--device")

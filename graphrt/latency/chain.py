@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from graphrt.kernels.chain import BoundChain
 from graphrt.latency.budget import Budget
 from graphrt.latency.facts import races_of, static_of
 from graphrt.latency.fingerprint import Fingerprint, fingerprint
-from graphrt.latency.quantities import WHOLE
+from graphrt.latency.quantities import WHOLE, Key
 from graphrt.latency.samplers import Marginal, Recapture, Samplers
 from graphrt.latency.subject import graph_samplers, release
 from graphrt.runtime import DecodeRuntime
@@ -57,7 +57,8 @@ class ChainSubject:
     """A launch of LAYERS layers of ``case``, and one layer's stages on cold caches.
 
     What is launched accepts 1 … T tokens a row, so that flushes come as they would. The gate is the
-    benchmark's: the chain against its twins, on the very caches that are timed.
+    benchmark's: the chain against its twins, on the very caches that are timed. quantities: what
+    will be sampled, None: all; without ``step`` the runtime's own graph is not captured.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ChainSubject:
         budget: Budget,
         *,
         planted: Planted | None = None,
+        quantities: Collection[str] | None = None,
         fingerprint: Fingerprint = fingerprint,
     ) -> None:
         """Allocate, compile, capture. Raises MemoryPlanError or CaptureError."""
@@ -79,10 +81,13 @@ class ChainSubject:
         ]
         step = _PlantedStep(ChainStep(config, weights), planted)
         self._runtime = DecodeRuntime(config)
-        self._runtime.capture(step)
+        steps = self._steps = quantities is None or "step" in quantities
+        if steps:
+            self._runtime.capture(step)
         self._rows = [self._runtime.admit() for _ in range(case.batch)]
         self._counts = [1 + (row + 2) % case.tokens for row in range(case.batch)]
-        self._out = self._filled(self._runtime.buffers(case.batch), generator).out
+        if steps:
+            self._out = self._filled(self._runtime.buffers(case.batch), generator).out
         self._launch_graph(step, self._filled(step.buffers(case.batch, case.tokens), generator))
         self._work = Workload(
             case, device, Effort(l2_times=budget.l2_times, calls=budget.calls), seed=0
@@ -91,7 +96,7 @@ class ChainSubject:
 
     def samplers(self) -> Samplers:
         """Return every quantity that this device has, of the launch and of its stages."""
-        return graph_samplers(
+        found = graph_samplers(
             self.graph.launch,
             self._step,
             self._recapture,
@@ -99,6 +104,9 @@ class ChainSubject:
             self._device,
             self._budget,
         )
+        if not self._steps:
+            del found[Key("step")]
+        return found
 
     def what(self) -> dict[str, Any]:
         """Return the case, and the layers of a launch."""
@@ -129,7 +137,9 @@ class ChainSubject:
         self._marginal.close()
         self.graph.close()
         self._runtime.close()
-        del self._work, self._marginal, self._out, self._chain
+        if self._steps:
+            del self._out
+        del self._work, self._marginal, self._chain
         release(self._device)
 
     def _launch_graph(self, step: _PlantedStep, buffers: ChainBuffers) -> None:
@@ -182,10 +192,14 @@ class ChainSubject:
 
 
 def chain_builder(
-    case: Case, device: torch.device, budget: Budget, planted: Planted | None = None
+    case: Case,
+    device: torch.device,
+    budget: Budget,
+    planted: Planted | None = None,
+    quantities: Collection[str] | None = None,
 ) -> Callable[[], ChainSubject]:
-    """Return what makes a build of ``case``."""
-    return lambda: ChainSubject(case, device, budget, planted=planted)
+    """Return what makes a build of ``case``; the arguments are those of `ChainSubject`."""
+    return lambda: ChainSubject(case, device, budget, planted=planted, quantities=quantities)
 
 
 def case_name(case: Case) -> str:

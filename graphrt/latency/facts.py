@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _known: dict[str, dict[str, Any]] = {}
+_audited: dict[frozenset[str], dict[str, Any]] = {}
 
 
 def static_of(compiled: Iterable[Any]) -> dict[str, Any]:
@@ -31,14 +32,23 @@ def races_of(compiled: Iterable[Any]) -> dict[str, Any]:
     """Return what the audit of PDL links holds against the chain's kernels, by stage.
 
     A stage is linked where its kernel was compiled for a programmatic launch. What cannot be
-    audited is named with its reason; kernels that are no stage of the chain are left out.
+    audited is named with its reason; kernels that are no stage of the chain are left out. The same
+    kernels are audited once.
     """
+    present = [kernel for kernel in compiled if kernel is not None]
+    key = frozenset(str(kernel.metadata.hash) for kernel in present)
+    if key not in _audited:
+        _audited[key] = _audit(present)
+    return _audited[key]
+
+
+def _audit(compiled: Iterable[Any]) -> dict[str, Any]:
     from graphrt.capture.audit.chain import audit_chain
     from graphrt.capture.audit.links import KernelCode
     from graphrt.capture.audit.verdict import Severity
     from graphrt.kernels.links import STAGES
 
-    kernels = {str(k.metadata.name): k for k in compiled if k is not None}
+    kernels = {str(k.metadata.name): k for k in compiled}
     stages = [stage for stage in STAGES if stage.kernel in kernels]
     if not stages:
         return {}

@@ -50,19 +50,21 @@ class Side(Protocol):
 class LocalSide:
     """A side in this process.
 
-    cases: what makes a build of each case, by name. quantities: those that are sampled, None: all.
+    cases: what makes a build of each case, by name. yardsticks: None samples none; where both sides
+    take turns they decide nothing. quantities: those that are sampled, None: all.
     """
 
     def __init__(
         self,
         label: str,
         cases: Mapping[str, Build],
-        yardsticks: Yardsticks,
+        yardsticks: Yardsticks | None,
         quantities: Collection[str] | None = None,
     ) -> None:
         """Hold no build yet; ``yardsticks`` are the process's, and stay its own to close."""
         self.label = label
-        self._cases, self._yardsticks = cases, yardsticks.samplers()
+        self._cases = cases
+        self._yardsticks = yardsticks.samplers() if yardsticks is not None else {}
         self._quantities = quantities
         self._subject: Subject | None = None
         self._samplers: Samplers = {}

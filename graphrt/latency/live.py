@@ -46,10 +46,15 @@ def compare_live(
         say=say,
     )
     found = compare(*recordings, effects=effects, predicted_gain=predicted_gain)
+    ask_gates(found, sides[1], say)
+    return found
+
+
+def ask_gates(found: Comparison, new: Side, say: Say = lambda line: None) -> None:
+    """Run the gate again for every case of ``found`` that gained more than was predicted."""
     for case in dict.fromkeys(result.case for result in found.unpredicted):
         say(f"{case} is faster than predicted: the gate again …")
-        found.gates[case] = run_gate(sides[1], case)
-    return found
+        found.gates[case] = run_gate(new, case)
 
 
 def run_gate(side: Side, case: str) -> str:

@@ -29,7 +29,7 @@ def test_every_section_runs_and_is_written_down(tmp_path: Path) -> None:
     assert told["kind"] == "graphrt latency trial" and told["passed"]
     assert told[
         "command"
-    ] == "python -m tools.latency_gpu --seconds 60 --planted 0.1 --sections " + (
+    ] == "python -m tools.latency_gpu --seconds 120 --planted 0.1 --sections " + (
         "record planted pdl self"
     )
     assert list(told["sections"]) == sections
@@ -57,8 +57,8 @@ def test_a_section_that_raises_is_recorded_and_the_others_run(
     assert sections["self"]["failures"] == []
 
 
-def test_sixty_seconds_begin_with_what_matters_most() -> None:
-    assert list(latency.SECTIONS) == ["record", "planted", "pdl", "pytest", "self", "commits"]
+def test_the_last_section_takes_what_is_left() -> None:
+    assert list(latency.SECTIONS) == ["record", "planted", "pdl", "pytest", "commits", "self"]
 
 
 def test_a_report_of_full_comparisons_is_small_and_names_no_path() -> None:

@@ -32,6 +32,7 @@ from graphrt.latency.remote import RemoteSide
 from graphrt.latency.report import as_json, sentences
 from graphrt.latency.verdict import Verdict
 from graphrt.latency.yardsticks import Yardsticks
+from tools.gpu.spinner import measure_spinner
 
 _ALARMS = (Verdict.SLOWER, Verdict.FASTER)
 _STAGE = "state_update"
@@ -87,12 +88,13 @@ def section_record(trial: Trial) -> dict[str, Any]:
 
 
 def section_self(trial: Trial) -> dict[str, Any]:
-    """Compare the smallest case with itself for most of the time left, at least three times."""
-    until = time.monotonic() + 0.8 * (trial.deadline - time.monotonic())
+    """Compare the smallest case with itself for as long as is left, at least three times."""
     alarms: list[str] = []
     counts: Counter[str] = Counter()
     comparisons, case = 0, trial.cases[0]
-    while comparisons < (1 if trial.quick else 3) or (not trial.quick and time.monotonic() < until):
+    while comparisons < (1 if trial.quick else 3) or (
+        not trial.quick and time.monotonic() < trial.deadline
+    ):
         sides = (trial.side("a", [case], trial.fast), trial.side("b", [case], trial.fast))
         found = compare_live(sides, [case_name(case)], trial.device, trial.fast)
         comparisons += 1
@@ -112,13 +114,14 @@ def section_self(trial: Trial) -> dict[str, Any]:
 
 
 def section_planted(trial: Trial) -> dict[str, Any]:
-    """Plant a spinning kernel after the state update, sized to a share of that stage."""
+    """Plant a spinning kernel after the state update: with its launch, a share of that stage."""
     failures, found = [], []
     case = trial.cases[-1]
     name = case_name(case)
     stage_us = trial.stage_us.get(name, 30.0)
+    spinner = measure_spinner(trial.device)
     for share in trial.planted_shares:
-        spin, spin_us = _spinner(trial.device, share * stage_us)
+        spin, spin_us = spinner.plant(share * stage_us)
         sides = (
             trial.side("as it is", [case], trial.fast),
             trial.side(f"planted {share:.0%}", [case], trial.fast, planted=Planted(_STAGE, spin)),
@@ -131,7 +134,11 @@ def section_planted(trial: Trial) -> dict[str, Any]:
             failures.append(f"planted {share:.0%}: {compared.verdict}")
         elif not any(line.startswith(f"stage: {_STAGE}") for line in compared.why[name]):
             failures.append(f"planted {share:.0%}: the stage is not named: {compared.why[name]}")
-    return {"failures": trial.judged(failures), "found": found}
+    return {
+        "failures": trial.judged(failures),
+        "spinner_launch_us": round(spinner.launch_us, 3),
+        "found": found,
+    }
 
 
 def section_pdl(trial: Trial) -> dict[str, Any]:
@@ -251,27 +258,11 @@ def _told(found: Comparison, *, alarms_fail: bool = False) -> dict[str, Any]:
     return {"failures": failures, "sentences": lines, "comparison": as_json(found)}
 
 
-def _spinner(device: torch.device, wanted_us: float) -> tuple[Callable[[], object], float]:
-    """Return a kernel that spins about so long, and the microseconds it is meant to."""
-    if device.type != "cuda":
-        ballast = torch.ones(1 << 14)
-        return lambda: ballast.mul_(1.0), 0.0
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(1000)
-    start.record()
-    torch.cuda._sleep(2_000_000)
-    end.record()
-    end.synchronize()
-    cycles_per_us = 2_000_000 / (start.elapsed_time(end) * 1e3)
-    cycles = max(1, round(wanted_us * cycles_per_us))
-    return lambda: torch.cuda._sleep(cycles), wanted_us
-
-
 SECTIONS: dict[str, Callable[[Trial], dict[str, Any]]] = {
     "record": section_record,
     "planted": section_planted,
     "pdl": section_pdl,
     "pytest": section_pytest,
-    "self": section_self,
     "commits": section_commits,
+    "self": section_self,
 }
