@@ -161,7 +161,9 @@ def test_conv1d_reads_its_weights_then_waits_then_signals_then_touches_the_rest(
 
 @pytest.mark.parametrize("capability", [90, 100])
 def test_advance_leaves_no_cursor_in_l1(capability: int) -> None:
-    loads = [i.opcode for i in build(RANK, ALL, 32, capability)["advance"].ptx if i.has("ld.global")]
+    loads = [
+        i.opcode for i in build(RANK, ALL, 32, capability)["advance"].ptx if i.has("ld.global")
+    ]
     assert len(loads) >= 8
     assert sum(".cg" not in opcode for opcode in loads) <= 1, "slot_ids, which it does not write"
 

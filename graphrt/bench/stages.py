@@ -53,7 +53,8 @@ def stage_calls(
     """Return one callable a call that runs ``stages`` of one layer with the given configuration.
 
     links: by default the case's. A first stage that is linked is launched as the dependent of
-    whatever kernel comes before it, conv1d always normally. calls: by default all of the workload's.
+    whatever kernel comes before it; conv1d is launched normally. calls: by default all of the
+    workload's.
     """
     launch = launch or chosen_launch(work)
     links = usable_links(links or work.case.links, work.device)

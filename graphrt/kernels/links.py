@@ -17,9 +17,9 @@ from graphrt.config import PdlLinks
 class StageAccess:
     """What one kernel reads and writes: per argument, the tensor.
 
-    older: arguments read before the wait in rows that no kernel still running writes. entry: linked,
-    it follows whatever kernel comes before it, touches before its wait nothing but ``constant``
-    arguments, which no kernel writes, and signals after the wait.
+    older: arguments read before the wait in rows that no kernel still running writes. entry: when
+    linked, it follows whatever kernel comes before it, touches before its wait nothing but
+    ``constant`` arguments, which no kernel writes, and signals after the wait.
     """
 
     name: str

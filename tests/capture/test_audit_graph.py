@@ -39,9 +39,7 @@ def chain(layers: int, on: frozenset[str] = ALL) -> tuple[dict[int, Node], list[
     return nodes, edges
 
 
-def verdict_on(
-    nodes: dict[int, Node], edges: list[Edge], on: frozenset[str] = ALL
-) -> Verdict:
+def verdict_on(nodes: dict[int, Node], edges: list[Edge], on: frozenset[str] = ALL) -> Verdict:
     return audit_graph(nodes, edges, STAGES, on)
 
 

@@ -38,11 +38,12 @@ def audit_graph(
     """Return the verdict about the edges of one graph; findings name stages and nodes.
 
     nodes: by handle. Convicted are: a linked stage whose edge from the stage before is full, or
-    that has another node (a copy, a memset, a foreign kernel) in between: lost overlap. An entry may
-    follow anything, by any edge; only behind a stage alone must the edge be programmatic. Then a
+    that has another node (a copy, a memset, a foreign kernel) in between: lost overlap; a
     programmatic edge that the chain does not declare: a race into a stage that is not linked, else
     undecided, for the code at its end is not known. Equal findings, layer by layer, are one with
-    several nodes. Raises CaptureError for an edge to a node that is not listed.
+    several nodes. A linked entry may follow anything by any edge; only where a stage is all that
+    comes before it must the edge be programmatic. Raises CaptureError for an edge to a node that is
+    not listed.
     """
     for edge in edges:
         if not {edge.source, edge.target} <= set(nodes):
@@ -71,8 +72,8 @@ def _full_edge(before: str, stage: str) -> _Said:
         Severity.LOST_OVERLAP,
         Rule.EDGE,
         stage,
-        f"the edge from {before} to {stage} is full, not programmatic: {stage} starts when {before} "
-        "has completed; launch it with PDL",
+        f"the edge from {before} to {stage} is full, not programmatic: {stage} starts when "
+        f"{before} has completed; launch it with PDL",
     )
 
 

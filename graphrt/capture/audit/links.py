@@ -46,9 +46,9 @@ class Stage(Protocol):
     def entry(self) -> bool:
         """Whether the stage, when linked, follows whatever kernel comes before it.
 
-        Of that kernel nothing is known, so until its wait the stage may touch ``constant`` arguments
-        alone. It signals after its wait: when the next stage starts, all before this one has
-        completed.
+        Of that kernel nothing is known, so until its wait the stage may touch ``constant``
+        arguments alone. It signals after its wait: when the next stage starts, all before this one
+        has completed.
         """
 
     @property
@@ -104,9 +104,10 @@ class Link:
     """What the audit holds one kernel to.
 
     programmatic: the kernel is linked to the one before it, so it must wait. signals: the next one
-    is linked to it, and is no entry, which any kernel's end releases. reads, writes: the declared arguments and their tensors. written, read: of
-    those arguments the ones whose tensor a stage upstream writes, or reads, with the stages that
-    may still be running when this one starts. older, entry: see `Stage`.
+    is linked to it, and is no entry, which needs no signal. reads, writes: the declared arguments
+    and their tensors. written, read: of those arguments the ones whose tensor a stage upstream
+    writes, or reads, with the stages that may still be running when this one starts; of an entry
+    all but its constants. older, entry: see `Stage`.
     """
 
     stage: str

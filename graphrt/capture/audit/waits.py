@@ -82,8 +82,7 @@ def signal_findings(subject: Subject) -> Iterator[Finding]:
         )
     if subject.link.entry and subject.linked:  # the wait and what precedes it come first
         touching = {seen.access.index for seen in subject.seen if seen.late}
-        behind = "touched memory behind its wait, which the next kernel waits for too; signal right "
-        behind += "behind the wait"
+        behind = "waited and touched memory, which the next kernel waits for too; signal at once"
     else:
         touching = {seen.access.index for seen in subject.seen} | set(paths.wait_instructions)
         behind = "touched memory or waited, which the next kernel waits for too; signal first thing"
