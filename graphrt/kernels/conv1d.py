@@ -65,7 +65,8 @@ def _conv1d_kernel(
     weights = ()
     for tap in tl.static_range(WIDTH):
         weight_ptrs = weight_ptr + channel * stride_weight_channel + tap * stride_weight_tap
-        weights += (tl.load(weight_ptrs, mask=is_channel, other=0.0).to(tl.float32),)
+        weight = tl.load(weight_ptrs, mask=is_channel, other=0.0).to(tl.float32)
+        weights += (weight,)  # type: ignore[assignment]  # a tuple of Triton's, unrolled
 
     wait_for_producer(WAIT)
     signal_consumer(SIGNAL and WAIT)
