@@ -86,9 +86,12 @@ class ChainShape:
 class PdlLinks:
     """Which links of the chain use programmatic dependent launch, where the GPU has it (sm_90+).
 
-    ``precompute`` is the link conv1d → precompute, ``state_update`` precompute → state update.
+    ``conv1d`` is the link into it from whatever kernel comes before: advance, the layer before, or
+    one of the step's own, such as the input projection. ``precompute`` is the link conv1d →
+    precompute, ``state_update`` precompute → state update.
     """
 
+    conv1d: bool = True
     precompute: bool = True
     state_update: bool = True
 

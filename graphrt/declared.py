@@ -33,6 +33,7 @@ _ROLES = {
 # Launched once a launch, or by whoever likes; all other kernels of the chain once a layer.
 _ONCE = STAGES[0].kernel
 _AT_WILL = "_accept_kernel"
+_ENTRIES = frozenset(stage.kernel for stage in STAGES if stage.entry)
 
 
 @runtime_checkable
@@ -97,4 +98,5 @@ def chain_contract(chain: BoundChain, layers: int, step: object) -> GraphContrac
         only=only,
         forbidden=ALLOCATIONS | COPIES if only else ALLOCATIONS,
         declared=isinstance(step, Declares),
+        entries=_ENTRIES,
     )

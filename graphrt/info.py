@@ -179,7 +179,7 @@ def _pdl() -> tuple[Value, str]:
     if device.type != "cuda":
         return False, "no GPU"
     if pdl_supported(device):
-        return True, "sm_90 or newer; PdlLinks switches each link"
+        return True, "sm_90 or newer; PdlLinks switches each of three links"
     return False, "needs sm_90 or newer"
 
 

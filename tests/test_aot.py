@@ -25,19 +25,23 @@ from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import Case
 from tests.helpers.rows import BF16, FP16, RANK
 
-BOTH = PdlLinks(precompute=True, state_update=True)
-NONE = PdlLinks(precompute=False, state_update=False)
-FIRST = PdlLinks(precompute=True, state_update=False)
-SECOND = PdlLinks(precompute=False, state_update=True)
+ALL = PdlLinks(conv1d=True, precompute=True, state_update=True)
+INNER = PdlLinks(conv1d=False, precompute=True, state_update=True)
+NONE = PdlLinks(conv1d=False, precompute=False, state_update=False)
+ONLY_CONV1D = PdlLinks(conv1d=True, precompute=False, state_update=False)
+ONLY_PRECOMPUTE = PdlLinks(conv1d=False, precompute=True, state_update=False)
+ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
 
 # What the kernel before writes, and may still be writing until the wait. A state update may start
-# while conv1d still runs: precompute signals before it waits itself.
+# while conv1d still runs: precompute signals before it waits itself. conv1d may follow any kernel.
 WRITTEN_UPSTREAM = {
+    "conv1d": {"xbc_ptr", "conv_ring_ptr", "slot_ids_ptr", "conv_pos_ptr"},
     "precompute": {"conv_out_ptr"},
     "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr"},
 }
 # What the kernels before may still be reading until the wait, other rows of it or these.
 READ_UPSTREAM = {
+    "conv1d": {"conv_ring_ptr", "conv_out_ptr"},
     "precompute": {"conv_out_ptr"},
     "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr", "b_ring_ptr", "dt_ring_ptr"},
 }
@@ -76,8 +80,26 @@ def indices(instructions: list[Instruction], *opcodes: str) -> list[int]:
 
 CHAINS = pytest.mark.parametrize(
     ("capability", "links"),
-    [(90, BOTH), (100, BOTH), (90, NONE), (100, NONE), (90, FIRST), (90, SECOND)],
-    ids=["sm_90", "sm_100", "sm_90_none", "sm_100_none", "sm_90_first", "sm_90_second"],
+    [
+        (90, ALL),
+        (100, ALL),
+        (90, NONE),
+        (100, NONE),
+        (90, INNER),
+        (90, ONLY_CONV1D),
+        (90, ONLY_PRECOMPUTE),
+        (90, ONLY_STATE_UPDATE),
+    ],
+    ids=[
+        "sm_90",
+        "sm_100",
+        "sm_90_none",
+        "sm_100_none",
+        "sm_90_inner",
+        "sm_90_conv1d",
+        "sm_90_precompute",
+        "sm_90_state_update",
+    ],
 )
 
 BUCKETS = pytest.mark.parametrize(
@@ -90,10 +112,10 @@ def test_each_kernel_waits_and_signals_where_the_chain_says(
     capability: int, links: PdlLinks
 ) -> None:
     built = build(RANK, links, 32, capability)
-    first, second = links.precompute, links.state_update
+    conv1d, first, second = links.conv1d, links.precompute, links.state_update
     expected = {  # (launched with PDL, waits, signals)
         "advance": (False, 0, 0),
-        "conv1d": (False, 0, int(first)),
+        "conv1d": (conv1d, int(conv1d), int(first)),
         "precompute": (first, int(first), int(second)),
         "state_update": (second, int(second), 0),
     }
@@ -112,7 +134,7 @@ def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLin
 
 @pytest.mark.parametrize("capability", [90, 100])
 def test_signals_come_before_anything_else_touches_memory(capability: int) -> None:
-    built = build(RANK, BOTH, 32, capability)
+    built = build(RANK, INNER, 32, capability)
     for stage in ("conv1d", "precompute"):
         sass = built[stage].sass
         touching = indices(sass, "LDG", "STG", "LDGSTS", "ACQBULK")
@@ -120,11 +142,38 @@ def test_signals_come_before_anything_else_touches_memory(capability: int) -> No
 
 
 @BUCKETS
+def test_conv1d_reads_its_weights_then_waits_then_signals_then_touches_the_rest(
+    bucket: int, capability: int
+) -> None:
+    """Its signal tells precompute that all before conv1d has completed: only the wait knows it."""
+    kernel = build(RANK, ALL, bucket, capability)["conv1d"]
+    for instructions, wait, signal in (
+        (kernel.sass, "ACQBULK", "PREEXIT"),
+        (kernel.ptx, "griddepcontrol.wait", "griddepcontrol.launch_dependents"),
+    ):
+        assert [i.waits for i in instructions if i.has(signal)] == [{1}]
+        (signalled,) = indices(instructions, signal)
+        (waited,) = indices(instructions, wait)
+        assert waited < signalled
+    early = {access.argument for access in kernel.accesses if 0 in access.waits}
+    assert early == {"weight_ptr", "bias_ptr"}
+
+
+@pytest.mark.parametrize("capability", [90, 100])
+def test_advance_leaves_no_cursor_in_l1(capability: int) -> None:
+    loads = [
+        i.opcode for i in build(RANK, ALL, 32, capability)["advance"].ptx if i.has("ld.global")
+    ]
+    assert len(loads) >= 8
+    assert sum(".cg" not in opcode for opcode in loads) <= 1, "slot_ids, which it does not write"
+
+
+@BUCKETS
 @pytest.mark.parametrize("stage", WRITTEN_UPSTREAM)
 def test_what_upstream_writes_is_touched_only_after_the_wait(
     stage: str, bucket: int, capability: int
 ) -> None:
-    kernel = build(RANK, BOTH, bucket, capability)[stage]
+    kernel = build(RANK, ALL, bucket, capability)[stage]
     seen = {access.argument for access in kernel.accesses if access.kind == "load"}
     assert WRITTEN_UPSTREAM[stage] <= seen, "the test looks at tensors the kernel does not read"
     for access in kernel.accesses:
@@ -142,7 +191,7 @@ def test_ptxas_moves_no_load_or_store_across_the_wait(
 
     ptxas may drop accesses, the second of two equal loads, so there can be fewer.
     """
-    kernel = build(RANK, BOTH, bucket, capability)[stage]
+    kernel = build(RANK, ALL, bucket, capability)[stage]
     in_ptx = Counter((a.kind, a.nbytes, a.waits) for a in kernel.accesses)
     in_sass = Counter(
         ("store" if i.has("STG") else "load", sass_bytes(i), frozenset(i.waits))
@@ -161,7 +210,7 @@ def test_no_multiplication_and_addition_become_one(bucket: int, capability: int)
     Seen on an H200 in fp32: two launch configurations, 27 of 768 outputs. Those of the logarithm,
     which flush subnormals, are the same in every configuration.
     """
-    for stage, kernel in build(RANK, BOTH, bucket, capability).items():
+    for stage, kernel in build(RANK, ALL, bucket, capability).items():
         contracted = [i.text for i in kernel.ptx if i.opcode == "fma.rn.f32"]
         assert not contracted, stage
 
@@ -184,7 +233,7 @@ DTYPES = {
 def test_nothing_spills_and_the_state_moves_in_128_bits(
     case: Case, bucket: int, capability: int
 ) -> None:
-    built = build(case, BOTH, bucket, capability)
+    built = build(case, ALL, bucket, capability)
     for stage, kernel in built.items():
         assert not indices(kernel.sass, "LDL", "STL"), f"{stage} spills"
         assert (kernel.usage["STACK"], kernel.usage["LOCAL"]) == (0, 0), stage

@@ -31,22 +31,23 @@ NAMES = dict(enumerate(["_advance_kernel", *(2 * [*LINKS[0], LINKS[1][1]])]))
 
 
 def edges_of(linked: bool) -> list[Edge]:
-    programmatic = [False, linked, linked, False, linked, linked]
-    return [Edge(node, node + 1, int(on), 0, int(on)) for node, on in enumerate(programmatic)]
+    return [Edge(node, node + 1, int(linked), 0, int(linked)) for node in range(6)]
 
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_links_that_are_as_they_should_be(linked: bool) -> None:
     assert check_chain(NAMES, edges_of(linked), 2, linked=linked) == []
-    assert len(check_chain(NAMES, edges_of(not linked), 2, linked=linked)) == 2
+    assert len(check_chain(NAMES, edges_of(not linked), 2, linked=linked)) == 4
 
 
 def test_links_that_are_not() -> None:
     edges = edges_of(True)
     for spoiled, said in (
         ([*edges[:2], Edge(2, 3, 0, 0, 0), *edges[3:]], "edge types"),
-        ([*edges[:3], Edge(3, 4, 1, 0, 1), *edges[4:]], "not a full dependency"),
-        ([*edges[:3], Edge(3, 4, 2, 0, 1), *edges[4:]], "not a full dependency"),
+        ([Edge(0, 1, 0, 0, 0), *edges[1:]], "_advance_kernel → _conv1d_kernel: edge types [0]"),
+        ([*edges[:3], Edge(3, 4, 0, 0, 0), *edges[4:]], "→ _conv1d_kernel: edge types [0]"),
+        ([*edges, Edge(0, 2, 1, 0, 1)], "not a full dependency"),
+        ([*edges, Edge(0, 2, 2, 0, 0)], "not a full dependency"),
         (edges[:-1], "in order"),
     ):
         assert any(said in failure for failure in check_chain(NAMES, spoiled, 2, linked=True))
@@ -64,7 +65,7 @@ def test_the_section_wants_links_where_pdl_is_on_and_only_there(
     monkeypatch.setattr(links, "read_graph", lambda graph: (NAMES, edges_of(next(reads))))
     monkeypatch.setattr(links, "pdl_supported", lambda device: True)
     found = links.programmatic_links(settings)
-    assert [graph["programmatic_edges"] for graph in found["graphs"]] == [4 * on for on in graphs]
+    assert [graph["programmatic_edges"] for graph in found["graphs"]] == [6 * on for on in graphs]
     assert [graph["pdl"] for graph in found["graphs"]] == [True] * 6 + [False]
     assert found["graphs"][0]["nodes"] == {
         "_advance_kernel": 1,

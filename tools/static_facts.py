@@ -29,7 +29,7 @@ from graphrt.kernels.tuning import ChainLaunch, lookup
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 SUPPORTED_TRITON = ("3.6", "3.7")
 CAPABILITIES = (90, 100)
-LINKS = PdlLinks(precompute=True, state_update=True)
+LINKS = PdlLinks(conv1d=True, precompute=True, state_update=True)
 # Each distinct configuration takes the tests a second a target; what is chosen only between two of
 # these is not seen.
 ROWS = (1, 4, 16, 64, 256, 1024)

@@ -46,8 +46,8 @@ class Case:
 
     @property
     def links(self) -> PdlLinks:
-        """Both links, or none."""
-        return PdlLinks(precompute=self.pdl, state_update=self.pdl)
+        """All links, or none."""
+        return PdlLinks(conv1d=self.pdl, precompute=self.pdl, state_update=self.pdl)
 
     def config(self, slots: int, device: torch.device) -> RuntimeConfig:
         """Return the configuration of one layer with ``slots`` slots and one bucket."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from graphrt.bench.workload import Call, Workload
@@ -52,7 +53,8 @@ def stage_calls(
     """Return one callable a call that runs ``stages`` of one layer with the given configuration.
 
     links: by default the case's. A first stage that is linked is launched as the dependent of
-    whatever kernel comes before it. calls: by default all of the workload's.
+    whatever kernel comes before it; conv1d is launched normally. calls: by default all of the
+    workload's.
     """
     launch = launch or chosen_launch(work)
     links = usable_links(links or work.case.links, work.device)
@@ -101,7 +103,7 @@ def _stages(
 
     def kernels() -> None:
         if "conv1d" in stages:
-            conv1d(*given, signal=links.precompute, launch=launch.conv1d)
+            conv1d(*given, links=replace(links, conv1d=False), launch=launch.conv1d)
         if "precompute" in stages:
             precompute(*given, shape=shape, window=window, links=links, launch=launch.precompute)
         if "state_update" in stages:

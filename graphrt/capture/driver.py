@@ -256,9 +256,11 @@ def edges(graph: int) -> list[Edge]:
     ]
 
 
-def edge_types(graph: int) -> list[tuple[int, int]]:
-    """Return (target, type) of every edge: what `edges` does, in a fifth of the time."""
-    return [(int(target), int(data.type)) for _, target, data in _raw_edges(graph)]
+def edge_types(graph: int) -> list[tuple[int, int, int]]:
+    """Return (source, target, type) of every edge: `edges`, in a fifth of the time."""
+    return [
+        (int(source), int(target), int(data.type)) for source, target, data in _raw_edges(graph)
+    ]
 
 
 def _raw_edges(graph: int) -> list[tuple[Any, Any, Any]]:

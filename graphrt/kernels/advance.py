@@ -17,6 +17,11 @@ from graphrt.kernels.tensors import Cursors
 _ROWS_PER_PROGRAM = 128
 
 
+@triton.jit
+def _load_cursor(ptrs, live):
+    return tl.load(ptrs, mask=live, other=0, cache_modifier=".cg")
+
+
 @triton.jit(do_not_specialize=["rows", "slots"])
 def _advance_kernel(
     # pointers
@@ -43,13 +48,15 @@ def _advance_kernel(
     slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
     live = slot >= 0
 
-    accepted = tl.load(accepted_ptr + slot, mask=live, other=0)
-    last_tokens = tl.load(last_tokens_ptr + slot, mask=live, other=0)
-    held = tl.load(held_ptr + slot, mask=live, other=0)
-    ring_start = tl.load(ring_start_ptr + slot, mask=live, other=0)
-    conv_pos = tl.load(conv_pos_ptr + slot, mask=live, other=0)
-    flushed = tl.load(flushed_ptr + slot, mask=live, other=0) != 0
-    seed = tl.load(rand_seed_ptr + slot, mask=live, other=0)
+    # Around L1: programs on other multiprocessors write other slots of the same lines, and kernels
+    # linked by PDL may find such a line in L1 as this one has left it.
+    accepted = _load_cursor(accepted_ptr + slot, live)
+    last_tokens = _load_cursor(last_tokens_ptr + slot, live)
+    held = _load_cursor(held_ptr + slot, live)
+    ring_start = _load_cursor(ring_start_ptr + slot, live)
+    conv_pos = _load_cursor(conv_pos_ptr + slot, live)
+    flushed = _load_cursor(flushed_ptr + slot, live) != 0
+    seed = _load_cursor(rand_seed_ptr + slot, live)
 
     kept = tl.minimum(tl.maximum(accepted, 0), last_tokens)
     broken = live & (kept != accepted)

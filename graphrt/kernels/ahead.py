@@ -159,7 +159,7 @@ def chain_launches(
             ring_rows=config.ring_rows,
             conv_rows=config.conv_ring_rows,
         )
-        conv1d.conv1d(*stage, signal=links.precompute, launch=launch.conv1d)
+        conv1d.conv1d(*stage, links=links, launch=launch.conv1d)
         precompute.precompute(
             *stage, shape=shape, window=config.window, links=links, launch=launch.precompute
         )

@@ -2,7 +2,7 @@
 """The chain: the order of the stages, their PDL links, and which backend runs them.
 
     advance                                       once a launch
-    conv1d → precompute → state update            per layer; each arrow can be a PDL link
+    → conv1d → precompute → state update          per layer; each arrow can be a PDL link
 
 On CUDA the stages are Triton kernels, on the CPU their PyTorch twins (and the kernels themselves
 under Triton's interpreter, which is how machines without a GPU test them).
@@ -123,7 +123,7 @@ class BoundChain:
             return
         stage = (inputs, weights, cache, cursors, slot_ids, scratch)
         launch, links = self._launch, self._links
-        self._keep(conv1d(*stage, signal=links.precompute, launch=launch.conv1d))
+        self._keep(conv1d(*stage, links=links, launch=launch.conv1d))
         self._keep(
             precompute(*stage, shape=shape, window=window, links=links, launch=launch.precompute)
         )

@@ -3,6 +3,10 @@
 
 The convolution's history lies in ``conv_ring`` and is read at the committed ``conv_pos``: rejected
 tokens are rolled back by the same counter as the state, without a copy.
+
+Linked, it is the dependent of whatever kernel comes before it, so all it reads before its wait are
+the weights; and it signals only after the wait, because precompute reads before its own wait what
+kernels ahead of conv1d have written (`graphrt.kernels.pdl`).
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from graphrt.config import PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.pdl import signal_consumer
+from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
 
@@ -43,34 +48,37 @@ def _conv1d_kernel(
     WIDTH: tl.constexpr,
     RING_ROWS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    WAIT: tl.constexpr,
     SIGNAL: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    signal_consumer(SIGNAL)
+    signal_consumer(SIGNAL and not WAIT)
     row = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     token = tl.arange(0, BLOCK_T)
-    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
-    live = slot >= 0
-    conv_pos = tl.load(conv_pos_ptr + slot, mask=live, other=0)
-
-    mask_channel = (channel < CHANNELS) & live
-    mask = (token < T)[:, None] & mask_channel[None, :]
-    xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel[None, :] * stride_xbc_channel
-    ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel[None, :]
+    is_channel = channel < CHANNELS
 
     total = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
     if HAS_BIAS:
-        total += tl.load(bias_ptr + channel, mask=mask_channel, other=0.0).to(tl.float32)[None, :]
+        total += tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    weights = ()
+    for tap in tl.static_range(WIDTH):
+        weight_ptrs = weight_ptr + channel * stride_weight_channel + tap * stride_weight_tap
+        weight = tl.load(weight_ptrs, mask=is_channel, other=0.0).to(tl.float32)
+        weights += (weight,)  # type: ignore[assignment]  # a tuple of Triton's, unrolled
+
+    wait_for_producer(WAIT)
+    signal_consumer(SIGNAL and WAIT)
+    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
+    live = slot >= 0
+    conv_pos = tl.load(conv_pos_ptr + slot, mask=live, other=0)
+    mask = (token < T)[:, None] & (is_channel & live)[None, :]
+    xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel[None, :] * stride_xbc_channel
+    ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel[None, :]
     for tap in tl.static_range(WIDTH):
         index = token + (tap - (WIDTH - 1))  # of this launch; negative is history
         ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
-        weight = tl.load(
-            weight_ptr + channel * stride_weight_channel + tap * stride_weight_tap,
-            mask=mask_channel,
-            other=0.0,
-        ).to(tl.float32)
         new = tl.load(
             xbc_ptrs + index[:, None] * stride_xbc_token,
             mask=mask & (index >= 0)[:, None],
@@ -82,16 +90,16 @@ def _conv1d_kernel(
                 mask=mask & (index < 0)[:, None],
                 other=0.0,
             )
-            total += (new.to(tl.float32) + history.to(tl.float32)) * weight[None, :]
+            total += (new.to(tl.float32) + history.to(tl.float32)) * weights[tap][None, :]
         else:
-            total += new.to(tl.float32) * weight[None, :]
+            total += new.to(tl.float32) * weights[tap][None, :]
             tl.store(ring_ptrs + ring_row[:, None] * stride_ring_row, new, mask=mask)
 
     activated = tl.where(live, total / (1.0 + tl.exp(-total)), 0.0)
     tl.store(
         conv_out_ptr + row * stride_out_row + token[:, None] * stride_out_token + channel[None, :],
         activated.to(conv_out_ptr.dtype.element_ty),
-        mask=(token < T)[:, None] & (channel < CHANNELS)[None, :],
+        mask=(token < T)[:, None] & is_channel[None, :],
     )
 
 
@@ -103,13 +111,13 @@ def conv1d(
     slot_ids: Tensor,
     scratch: Scratch,
     *,
-    signal: bool,
+    links: PdlLinks,
     launch: Conv1dLaunch,
 ) -> Compiled:
     """Write ``scratch.conv_out``; append the raw inputs to ``cache.conv_ring``.
 
-    Launched normally, so that everything before it has completed; ``signal`` says that precompute
-    is linked to it. Padding rows give zeros and touch no cache.
+    Everything before it has completed when it signals precompute. The weights are read before the
+    wait: no kernel of the same graph may write them. Padding rows give zeros and touch no cache.
     """
     rows, tokens, channels = inputs.xbc.shape
     grid = (triton.cdiv(channels, launch.block_channels), rows)
@@ -132,9 +140,11 @@ def conv1d(
         WIDTH=weights.conv_weight.shape[1],
         RING_ROWS=cache.conv_ring.shape[1],
         HAS_BIAS=weights.conv_bias is not None,
-        SIGNAL=signal,
+        WAIT=links.conv1d,
+        SIGNAL=links.precompute,
         BLOCK_T=triton.next_power_of_2(tokens),
         BLOCK_C=launch.block_channels,
         num_warps=launch.num_warps,
+        launch_pdl=links.conv1d,
         **NO_CONTRACTION,
     )

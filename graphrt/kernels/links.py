@@ -17,7 +17,9 @@ from graphrt.config import PdlLinks
 class StageAccess:
     """What one kernel reads and writes: per argument, the tensor.
 
-    older: arguments read before the wait in rows that no kernel still running writes.
+    older: arguments read before the wait in rows that no kernel still running writes. entry: when
+    linked, it follows whatever kernel comes before it, touches before its wait nothing but
+    ``constant`` arguments, which no kernel writes, and signals after the wait.
     """
 
     name: str
@@ -25,6 +27,8 @@ class StageAccess:
     reads: dict[str, str]
     writes: dict[str, str]
     older: frozenset[str] = frozenset()
+    entry: bool = False
+    constant: frozenset[str] = frozenset()
 
 
 def _tensors(*arguments: str) -> dict[str, str]:
@@ -55,6 +59,8 @@ STAGES = (
             "xbc_ptr", "weight_ptr", "bias_ptr", "conv_ring_ptr", "slot_ids_ptr", "conv_pos_ptr"
         ),
         writes=_tensors("conv_ring_ptr", "conv_out_ptr"),
+        entry=True,
+        constant=frozenset({"weight_ptr", "bias_ptr"}),
     ),
     StageAccess(
         "precompute",
@@ -103,5 +109,9 @@ STAGES = (
 
 def linked_stages(links: PdlLinks) -> frozenset[str]:
     """Return the names of the stages that ``links`` launches programmatically."""
-    named = {"precompute": links.precompute, "state_update": links.state_update}
+    named = {
+        "conv1d": links.conv1d,
+        "precompute": links.precompute,
+        "state_update": links.state_update,
+    }
     return frozenset(name for name, linked in named.items() if linked)

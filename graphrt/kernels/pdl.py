@@ -4,7 +4,14 @@
 A producer *signals* that its consumer may start; the consumer *waits* until the producer's whole
 grid has completed and its writes are visible. Every program of a consumer waits exactly once on
 every path to its exit: completion of the consumer then implies completion of the producer, which
-is what makes the next link's wait cover both.
+is what makes the next link's wait cover both. So a wait covers everything upstream: the kernel
+before it completed after its own wait, hence after the one before that, and so on. conv1d of a
+layer waits for the kernel before it, up to the state update of the layer before; its precompute,
+conv1d and advance have completed then too, and all scratch may be overwritten.
+
+A kernel's signal is what its consumer relies on before its own wait. precompute signals before it
+waits: of what comes before, a state update may rely only on what precompute could. conv1d signals
+after its wait: everything ahead of conv1d has completed when precompute starts.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import triton.language as tl
 
 from graphrt.config import PdlLinks
 
-NO_LINKS = PdlLinks(precompute=False, state_update=False)
+NO_LINKS = PdlLinks(conv1d=False, precompute=False, state_update=False)
 
 
 @triton.jit

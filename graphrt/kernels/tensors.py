@@ -16,6 +16,8 @@ from torch import Tensor
 class LayerWeights:
     """The weights of one layer that the chain reads. Owned by the model, never written.
 
+    Not even by the step: conv1d reads its weights while the kernel before it may still run.
+
     conv_weight: (conv_dim, width) act or fp32, the oldest token's tap first. conv_bias: (conv_dim,)
     or None. A: (H,) fp32, negative. dt_bias: (H,) or None. D: (H,) or None, the skip weight.
     """

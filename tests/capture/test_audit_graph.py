@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from graphrt.capture.audit.edges import Node, audit_graph
@@ -12,7 +14,8 @@ from graphrt.config import PdlLinks
 from graphrt.errors import CaptureError
 from graphrt.kernels.links import STAGES, linked_stages
 
-BOTH = linked_stages(PdlLinks(precompute=True, state_update=True))
+ALL = linked_stages(PdlLinks(conv1d=True, precompute=True, state_update=True))
+INNER = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True))
 COPY = "vectorized_elementwise_kernel"
 
 
@@ -24,20 +27,20 @@ def linked(source: int, target: int) -> Edge:
     return Edge(source, target, 1, 0, 1)
 
 
-def chain(layers: int) -> tuple[dict[int, Node], list[Edge]]:
+def chain(layers: int, on: frozenset[str] = ALL) -> tuple[dict[int, Node], list[Edge]]:
     """Return what a capture of the chain gives: advance, then three kernels a layer."""
     nodes = {0: Node("kernel", STAGES[0].kernel)}
     edges = []
     for _ in range(layers):
         for stage in STAGES[1:]:
             node = len(nodes)
-            edges.append((linked if stage.name in BOTH else full)(node - 1, node))
+            edges.append((linked if stage.name in on else full)(node - 1, node))
             nodes[node] = Node("kernel", stage.kernel)
     return nodes, edges
 
 
-def verdict_on(nodes: dict[int, Node], edges: list[Edge]) -> Verdict:
-    return audit_graph(nodes, edges, STAGES, BOTH)
+def verdict_on(nodes: dict[int, Node], edges: list[Edge], on: frozenset[str] = ALL) -> Verdict:
+    return audit_graph(nodes, edges, STAGES, on)
 
 
 def found(verdict: Verdict) -> list[tuple[Severity, Rule, str, tuple[int, ...]]]:
@@ -79,9 +82,40 @@ def test_a_linked_launch_behind_a_foreign_kernel_is_undecided_too() -> None:
 
 
 def test_a_programmatic_edge_into_a_stage_that_does_not_wait_is_a_race() -> None:
-    nodes, edges = chain(layers=2)
+    nodes, edges = chain(2, INNER)
+    assert verdict_on(nodes, edges, INNER).acquitted
     edges = [linked(e.source, e.target) if e.target == 4 else e for e in edges]
-    assert found(verdict_on(nodes, edges)) == [(Severity.RACE, Rule.EDGE, "conv1d", (4,))]
+    assert found(verdict_on(nodes, edges, INNER)) == [(Severity.RACE, Rule.EDGE, "conv1d", (4,))]
+
+
+@pytest.mark.parametrize("target", [1, 4], ids=["advance", "state_update"])
+def test_a_full_edge_from_the_chain_into_conv1d_is_convicted(target: int) -> None:
+    nodes, edges = chain(layers=2)
+    edges = [full(e.source, e.target) if e.target == target else e for e in edges]
+    verdict = verdict_on(nodes, edges)
+    assert found(verdict) == [(Severity.LOST_OVERLAP, Rule.EDGE, "conv1d", (target,))]
+    assert STAGES[0 if target == 1 else 3].name in verdict.findings[0].sentence
+
+
+@pytest.mark.parametrize("edge", [full, linked])
+@pytest.mark.parametrize("before", [Node("memcpy"), Node("kernel", COPY)], ids=str)
+def test_conv1d_may_follow_anything_by_any_edge(before: Node, edge: Callable[..., Edge]) -> None:
+    nodes, edges = chain(layers=2)
+    nodes[9] = before
+    edges[3:4] = [full(3, 9), edge(9, 4)]
+    assert not verdict_on(nodes, edges).findings
+
+
+def test_a_full_edge_into_conv1d_where_streams_join_does_no_harm() -> None:
+    nodes, edges = chain(layers=2)
+    nodes[9] = Node("kernel", COPY)
+    edges[3:4] = [full(3, 4), full(9, 4)]
+    assert not verdict_on(nodes, edges).findings
+
+
+def test_conv1d_without_anything_before_it_is_acquitted() -> None:
+    nodes, edges = chain(layers=1)
+    assert not verdict_on(nodes, edges[1:]).findings
 
 
 def test_a_stage_without_its_producer_is_undecided() -> None:

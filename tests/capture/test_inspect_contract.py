@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,6 +108,49 @@ def test_a_lost_link_and_one_too_many(scene: Scene) -> None:
     assert "1 edges into update are full, they must be programmatic: PDL is lost" in scene.found()
     scene.add("conv", scene.x.data_ptr(), 7, scene.x.data_ptr(), 0, 0, type_=1)
     assert any("conv are programmatic" in text for text in scene.found())
+
+
+ENTRY = GraphContract({}, declared=False, entries=frozenset({"update"}))
+
+
+def test_an_entry_must_be_linked_to_a_known_kernel(scene: Scene) -> None:
+    assert scene.found(ENTRY) == []
+    scene.layer(type_=0)
+    assert scene.found(ENTRY) == [
+        "1 edges into update are full, they must be programmatic: PDL is lost"
+    ]
+
+
+def test_an_entry_may_follow_anything_else_by_any_edge(scene: Scene) -> None:
+    copy = scene.fake.node(scene.graph, "Memcpy", SimpleNamespace())
+    stranger = scene.fake.kernel(scene.graph, scene.fake.function("gemm", 8), 0)
+    for before in (copy, stranger):
+        scene.last = before
+        scene.add("update", 7, scene.x.data_ptr(), 0, 0, type_=0)
+    scene.last = stranger
+    scene.add("update", 7, scene.x.data_ptr(), 0, 0, type_=1)
+    assert scene.found(ENTRY) == []
+    strict = replace(ENTRY, entries=frozenset())
+    assert scene.found(strict) == [
+        "2 edges into update are full, they must be programmatic: PDL is lost"
+    ]
+
+
+def test_an_entry_may_follow_a_join_by_full_edges(scene: Scene) -> None:
+    copy = scene.fake.node(scene.graph, "Memcpy", SimpleNamespace())
+    assert scene.last is not None
+    scene.fake.kernel(
+        scene.graph, scene.functions["update"], 7, 0, 0, 0, after=[(scene.last, 0, 0), (copy, 0, 0)]
+    )
+    assert scene.found(ENTRY) == []
+
+
+def test_an_entry_that_was_not_compiled_to_wait_may_not_be_linked(scene: Scene) -> None:
+    scene.add("conv", 0, 7, 0, 0, 0, type_=1)
+    entry = replace(ENTRY, entries=frozenset({"conv"}))
+    assert scene.found(entry) == [
+        "1 edges into conv are programmatic, and it was not compiled to wait"
+    ]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Memcpy", "memcpy"), ("MemAlloc", "mem_alloc")])

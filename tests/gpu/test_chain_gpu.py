@@ -19,9 +19,11 @@ pytestmark = pytest.mark.gpu
 
 LAUNCHES = 200
 LINKS = {
-    "none": PdlLinks(precompute=False, state_update=False),
-    "precompute": PdlLinks(precompute=True, state_update=False),
-    "state_update": PdlLinks(precompute=False, state_update=True),
+    "none": PdlLinks(conv1d=False, precompute=False, state_update=False),
+    "conv1d": PdlLinks(conv1d=True, precompute=False, state_update=False),
+    "precompute": PdlLinks(conv1d=False, precompute=True, state_update=False),
+    "state_update": PdlLinks(conv1d=False, precompute=False, state_update=True),
+    "inner": PdlLinks(conv1d=False, precompute=True, state_update=True),
 }
 
 
@@ -48,7 +50,7 @@ def test_random_launches_match_the_oracle(case: Case) -> None:
     assert linked_kernels(driver) == {
         "_advance_kernel": False,
         "_accept_kernel": False,
-        "_conv1d_kernel": False,
+        "_conv1d_kernel": linked,
         "_precompute_kernel": linked,
         "_state_update_kernel": linked,
     }
@@ -60,6 +62,7 @@ def test_every_choice_of_links_is_right(links: PdlLinks) -> None:
     if not pdl_supported(driver.device):
         links = LINKS["none"]
     linked = linked_kernels(driver)
+    assert linked["_conv1d_kernel"] == links.conv1d
     assert linked["_precompute_kernel"] == links.precompute
     assert linked["_state_update_kernel"] == links.state_update
 

@@ -50,7 +50,7 @@ def chosen() -> ChainLaunch:
 @cache
 def launches(launch: ChainLaunch) -> dict[str, Launch]:
     config = replace(CASE.config(CASE.batch, torch.device("cpu")), layers=1)
-    return chain_launches(config, CASE.tokens, launch, PdlLinks(precompute=True, state_update=True))
+    return chain_launches(config, CASE.tokens, launch, PdlLinks())
 
 
 @cache
@@ -129,7 +129,7 @@ def test_a_missing_wait_is_unsafe_where_it_gains_nothing_too() -> None:
 
 
 def test_kernels_without_pdl_need_no_wait() -> None:
-    none = PdlLinks(precompute=False, state_update=False)
+    none = PdlLinks(conv1d=False, precompute=False, state_update=False)
     config = replace(CASE.config(CASE.batch, torch.device("cpu")), layers=1)
     found = found_of(chain_launches(config, CASE.tokens, chosen(), none), 0.1, chosen())
     assert found.verdict is Verdict.SLOWER and not found.unsafe

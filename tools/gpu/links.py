@@ -24,10 +24,12 @@ LINKS = (
     ("_conv1d_kernel", "_precompute_kernel"),
     ("_precompute_kernel", "_state_update_kernel"),
 )
+# Into conv1d, where nothing but the chain is in the graph.
+ENTRIES = (("_advance_kernel", "_conv1d_kernel"), ("_state_update_kernel", "_conv1d_kernel"))
 
 
 def programmatic_links(settings: Settings) -> dict[str, Any]:
-    """Require both links of every layer, and nothing else, to be programmatic; none when off."""
+    """Require every edge of the chain to be programmatic, and none when PDL is off."""
     supported = pdl_supported(settings.device)
     failures: list[str] = []
     graphs = []
@@ -92,7 +94,10 @@ def check_chain(
     if order != expected:
         failures.append(f"the nodes in order are {order}")
     failures += check_links(names, edges, layers, linked=linked)
-    others = [edge for edge in edges if (names[edge.source], names[edge.target]) not in LINKS]
+    for link, count in zip(ENTRIES, (1, layers - 1), strict=True):
+        failures += _check_link(link, count, names, edges, linked=linked)
+    known = LINKS + ENTRIES
+    others = [edge for edge in edges if (names[edge.source], names[edge.target]) not in known]
     failures += [
         f"{names[edge.source]} → {names[edge.target]} is not a full dependency: {edge}"
         for edge in others
@@ -104,13 +109,26 @@ def check_chain(
 def check_links(
     names: dict[int, str], edges: Sequence[Edge], layers: int, *, linked: bool
 ) -> list[str]:
-    """Return what is wrong with the chain's links in a graph that may hold other work too."""
-    failures = []
-    for link in LINKS:
-        types = [edge.type for edge in edges if (names[edge.source], names[edge.target]) == link]
-        if types != [1 if linked else 0] * layers:
-            failures.append(f"{' → '.join(link)}: edge types {types} for {layers} layers")
-    return failures
+    """Return what is wrong with the chain's links in a graph that may hold other work too.
+
+    What comes before conv1d may be anything there, and is not looked at.
+    """
+    found = [_check_link(link, layers, names, edges, linked=linked) for link in LINKS]
+    return [failure for failures in found for failure in failures]
+
+
+def _check_link(
+    link: tuple[str, str],
+    count: int,
+    names: dict[int, str],
+    edges: Sequence[Edge],
+    *,
+    linked: bool,
+) -> list[str]:
+    types = [edge.type for edge in edges if (names[edge.source], names[edge.target]) == link]
+    if types == [int(linked)] * count:
+        return []
+    return [f"{' → '.join(link)}: edge types {types}, {count} edges of type {int(linked)} expected"]
 
 
 def chain_order(names: dict[int, str], edges: Sequence[Edge]) -> list[str]:

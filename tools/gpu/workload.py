@@ -41,7 +41,7 @@ def serving_config(
         state_dtype=torch.float16,
         rounding="stochastic",
         device=settings.device,
-        pdl=PdlLinks(precompute=pdl, state_update=pdl),
+        pdl=PdlLinks(conv1d=pdl, precompute=pdl, state_update=pdl),
     )
 
 
@@ -62,7 +62,7 @@ def describe(config: RuntimeConfig) -> dict[str, object]:
         "state_dtype": str(config.state_dtype).removeprefix("torch."),
         "activation_dtype": str(config.activation_dtype).removeprefix("torch."),
         "rounding": config.rounding,
-        "pdl": config.pdl.precompute and config.pdl.state_update,
+        "pdl": config.pdl == PdlLinks(),
     }
 
 

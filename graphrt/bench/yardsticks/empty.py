@@ -17,9 +17,10 @@ from graphrt.kernels.pdl import signal_consumer, usable_links, wait_for_producer
 
 
 @triton.jit
-def _empty_kernel(WAIT: tl.constexpr, SIGNAL: tl.constexpr):
-    signal_consumer(SIGNAL)
+def _empty_kernel(WAIT: tl.constexpr, SIGNAL: tl.constexpr, SIGNAL_FIRST: tl.constexpr):
+    signal_consumer(SIGNAL and SIGNAL_FIRST)
     wait_for_producer(WAIT)
+    signal_consumer(SIGNAL and not SIGNAL_FIRST)
 
 
 def empty(work: Workload) -> Contender:
@@ -27,12 +28,18 @@ def empty(work: Workload) -> Contender:
     if not runs_kernels(work.device):
         raise Unavailable("kernels do not run on this device")
     links = usable_links(work.case.links, work.device)
-    first, second = links.precompute, links.state_update
+    linked = (links.conv1d, links.precompute, links.state_update)
 
     def three() -> None:
-        _empty_kernel[(1,)](WAIT=False, SIGNAL=first, num_warps=1)
-        _empty_kernel[(1,)](WAIT=first, SIGNAL=second, num_warps=1, launch_pdl=first)
-        _empty_kernel[(1,)](WAIT=second, SIGNAL=False, num_warps=1, launch_pdl=second)
+        for place, wait in enumerate(linked):
+            # Like conv1d, the first signals after its wait.
+            _empty_kernel[(1,)](
+                WAIT=wait,
+                SIGNAL=place + 1 < len(linked) and linked[place + 1],
+                SIGNAL_FIRST=place > 0 or not wait,
+                num_warps=1,
+                launch_pdl=wait,
+            )
 
     return Contender(
         name="empty",

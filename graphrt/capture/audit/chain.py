@@ -28,6 +28,7 @@ _ALWAYS = (
 )
 _LINKED = (
     waits.wait_findings,
+    waits.entry_findings,
     accesses.early_findings,
     accesses.stale_findings,
     accesses.non_coherent_findings,

@@ -41,7 +41,9 @@ def audit_graph(
     that has another node (a copy, a memset, a foreign kernel) in between: lost overlap; a
     programmatic edge that the chain does not declare: a race into a stage that is not linked, else
     undecided, for the code at its end is not known. Equal findings, layer by layer, are one with
-    several nodes. Raises CaptureError for an edge to a node that is not listed.
+    several nodes. A linked entry may follow anything by any edge; only where a stage is all that
+    comes before it must the edge be programmatic. Raises CaptureError for an edge to a node that is
+    not listed.
     """
     for edge in edges:
         if not {edge.source, edge.target} <= set(nodes):
@@ -65,6 +67,16 @@ def audit_graph(
 _Said = tuple[Severity, Rule, str, str]
 
 
+def _full_edge(before: str, stage: str) -> _Said:
+    return (
+        Severity.LOST_OVERLAP,
+        Rule.EDGE,
+        stage,
+        f"the edge from {before} to {stage} is full, not programmatic: {stage} starts when "
+        f"{before} has completed; launch it with PDL",
+    )
+
+
 class _GraphAudit:
     def __init__(
         self,
@@ -76,10 +88,11 @@ class _GraphAudit:
         links = chain_links(stages, linked)
         self.nodes = nodes
         self.stages = {stage.kernel: stage.name for stage in stages}
+        self.entries = {stage.name for stage in stages if stage.entry and stage.name in linked}
         self.producers = {
             stage.name: before
             for before, stage in pairwise(stages)
-            if links[stage.name].programmatic
+            if links[stage.name].programmatic and not stage.entry
         }
         self.into: dict[int, list[Edge]] = defaultdict(list)
         for edge in edges:
@@ -89,6 +102,9 @@ class _GraphAudit:
         """Yield what is wrong with the edges into ``node``."""
         stage = self.stages.get(self.nodes[node].kernel)
         producer = self.producers.get(stage or "")
+        if stage in self.entries:
+            yield from self._entry(node, stage)
+            return
         if stage is not None and producer is not None:
             yield from self._link(node, stage, producer)
         for edge in self.into[node]:
@@ -113,18 +129,20 @@ class _GraphAudit:
                     "known",
                 )
 
+    def _entry(self, node: int, stage: str) -> Iterator[_Said]:
+        if len(self.into[node]) != 1:
+            return
+        (edge,) = self.into[node]
+        before = self.stages.get(self.nodes[edge.source].kernel)
+        if before is not None and not edge.programmatic:
+            yield _full_edge(before, stage)
+
     def _link(self, node: int, stage: str, producer: Stage) -> Iterator[_Said]:
         direct = [e for e in self.into[node] if self.nodes[e.source].kernel == producer.kernel]
         if any(edge.programmatic for edge in direct):
             return
         if direct:
-            yield (
-                Severity.LOST_OVERLAP,
-                Rule.EDGE,
-                stage,
-                f"the edge from {producer.name} to {stage} is full, not programmatic: {stage} "
-                f"starts when {producer.name} has completed; launch it with PDL",
-            )
+            yield _full_edge(producer.name, stage)
             return
         between = self._between(node, producer.kernel)
         if between is None:

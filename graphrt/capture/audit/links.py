@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from graphrt.errors import CaptureError, sentence
 
+_ANY = "any kernel before it"
+
 
 class Stage(Protocol):
     """One kernel of a chain, as its owner declares it. Arguments are named as in the kernel."""
@@ -39,6 +41,19 @@ class Stage(Protocol):
 
         Provenance tells tensors apart and not their rows, so the audit trusts this, and lists it.
         """
+
+    @property
+    def entry(self) -> bool:
+        """Whether the stage, when linked, follows whatever kernel comes before it.
+
+        Of that kernel nothing is known, so until its wait the stage may touch ``constant``
+        arguments alone. It signals after its wait: when the next stage starts, all before this one
+        has completed.
+        """
+
+    @property
+    def constant(self) -> Collection[str]:
+        """Arguments of an entry whose tensors no kernel writes; trusted of those off the chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +104,10 @@ class Link:
     """What the audit holds one kernel to.
 
     programmatic: the kernel is linked to the one before it, so it must wait. signals: the next one
-    is linked to it. reads, writes: the declared arguments and their tensors. written, read: of
-    those arguments the ones whose tensor a stage upstream writes, or reads, with the stages that
-    may still be running when this one starts. older: see `Stage`.
+    is linked to it, and is no entry, which needs no signal. reads, writes: the declared arguments
+    and their tensors. written, read: of those arguments the ones whose tensor a stage upstream
+    writes, or reads, with the stages that may still be running when this one starts; of an entry
+    all but its constants. older, entry: see `Stage`.
     """
 
     stage: str
@@ -103,6 +119,7 @@ class Link:
     written: Mapping[str, tuple[str, ...]]
     read: Mapping[str, tuple[str, ...]]
     older: frozenset[str] = frozenset()
+    entry: bool = False
 
 
 def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, Link]:
@@ -111,8 +128,9 @@ def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, L
     linked: the names of the stages launched programmatically after the stage before them. Such a
     stage starts when the one before has signalled; and that one, if linked too, may have signalled
     before its own wait. So what may still be running reaches back to the last stage that was
-    launched normally, which had all before it complete. Raises CaptureError for a name in
-    ``linked`` that is no stage or the first, and for ``older`` arguments that are not read.
+    launched normally, which had all before it complete, or to the last entry, which had so when it
+    signalled. Raises CaptureError for a name in ``linked`` that is no stage or the first, for
+    ``older`` and ``constant`` arguments that are not read, and for constants that a stage writes.
     """
     known = [stage.name for stage in stages]
     for name in linked:
@@ -132,20 +150,40 @@ def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, L
                     "add it to reads",
                 )
             )
+        _check_constants(stage, stages)
         upstream = _upstream(stages, index, linked)
         own = {**stage.reads, **stage.writes}
+        written = _meeting(own, {before.name: before.writes for before in upstream})
+        read = _meeting(own, {before.name: before.reads for before in upstream})
+        if stage.entry:
+            written = read = {name: (_ANY,) for name in own if name not in stage.constant}
         links[stage.name] = Link(
             stage.name,
             stage.kernel,
             stage.name in linked,
-            index + 1 < len(stages) and stages[index + 1].name in linked,
+            any(each.name in linked and not each.entry for each in stages[index + 1 : index + 2]),
             dict(stage.reads),
             dict(stage.writes),
-            _meeting(own, {before.name: before.writes for before in upstream}),
-            _meeting(own, {before.name: before.reads for before in upstream}),
+            written,
+            read,
             frozenset(stage.older),
+            stage.entry,
         )
     return links
+
+
+def _check_constants(stage: Stage, stages: Sequence[Stage]) -> None:
+    written = {tensor for each in stages for tensor in each.writes.values()}
+    wrong = [name for name in stage.constant if stage.reads.get(name, None) in written | {None}]
+    if wrong:
+        raise CaptureError(
+            sentence(
+                f"{stage.name}.constant",
+                sorted(wrong),
+                "a constant must be declared as read, and written by no stage",
+                "take it out",
+            )
+        )
 
 
 def _upstream(stages: Sequence[Stage], index: int, linked: Collection[str]) -> list[Stage]:
@@ -154,7 +192,7 @@ def _upstream(stages: Sequence[Stage], index: int, linked: Collection[str]) -> l
     while index > 0:
         index -= 1
         running.insert(0, stages[index])
-        if stages[index].name not in linked:
+        if stages[index].name not in linked or stages[index].entry:
             break
     return running
 

@@ -28,6 +28,7 @@ class Rule(enum.Enum):
     MANY_WAITS = "more than one wait"
     NO_SIGNAL = "path without a signal"
     LATE_SIGNAL = "late signal"
+    EARLY_SIGNAL = "signal before the wait"
     UNKNOWN_ADDRESS = "address of unknown origin"
     UNKNOWN_CALL = "call that is not followed"
     UNDECLARED = "access that is not declared"

@@ -80,15 +80,30 @@ def signal_findings(subject: Subject) -> Iterator[Finding]:
             "programs that took it have ended; signal first thing",
             instructions=[leaving],
         )
-    touching = {seen.access.index for seen in subject.seen} | set(paths.wait_instructions)
+    if subject.link.entry and subject.linked:  # the wait and what precedes it come first
+        touching = {seen.access.index for seen in subject.seen if seen.late}
+        behind = "waited and touched memory, which the next kernel waits for too; signal at once"
+    else:
+        touching = {seen.access.index for seen in subject.seen} | set(paths.wait_instructions)
+        behind = "touched memory or waited, which the next kernel waits for too; signal first thing"
     late = paths.after(touching, paths.signal_instructions)
     if late:
         yield subject.finding(
-            Severity.NOTE,
-            Rule.LATE_SIGNAL,
-            "signals after it has touched memory or waited, which the next kernel waits for "
-            "too; signal first thing",
-            instructions=late,
+            Severity.NOTE, Rule.LATE_SIGNAL, f"signals after it has {behind}", instructions=late
+        )
+
+
+def entry_findings(subject: Subject) -> Iterator[Finding]:
+    """Signals of a linked entry that some path reaches without a wait."""
+    paths = subject.paths
+    early = [i for i in paths.signal_instructions if paths.waits[i] & NEVER]
+    if subject.link.entry and subject.link.signals and early:
+        yield subject.finding(
+            Severity.RACE,
+            Rule.EARLY_SIGNAL,
+            "signals before it has waited: the next kernel may start while any kernel before this "
+            "one still runs, and reads before its own wait what that writes; signal below the wait",
+            instructions=early,
         )
 
 

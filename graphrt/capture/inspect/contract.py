@@ -38,13 +38,15 @@ class GraphContract:
     forbidden: kinds of nodes that must not occur. declared: every pointer that a known Triton
     kernel is given points into a declared buffer or into the pool of the capture. Always required:
     a kernel compiled for programmatic launch has programmatic edges into it and no others, and
-    every other known kernel has none.
+    every other known kernel has none. entries: kernels that may follow anything; of these a
+    programmatic edge is required only where a known kernel is all that comes before.
     """
 
     counts: Mapping[str, int]
     only: bool = False
     forbidden: frozenset[str] = ALLOCATIONS
     declared: bool = True
+    entries: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -108,7 +110,7 @@ def violations(
         if kind in contract.forbidden or (contract.only and kind != "kernel")
     ]
     found += _counts(contract, known.values(), strangers)
-    found += _links(raw, owners)
+    found += _links(raw, owners, contract.entries)
     if contract.declared:
         found += _undeclared(known.values(), buffers, graph)
     return found
@@ -192,11 +194,16 @@ def _counts(
     return found
 
 
-def _links(graph: int, owners: Mapping[int, _Known]) -> list[str]:
+def _links(graph: int, owners: Mapping[int, _Known], entries: frozenset[str]) -> list[str]:
     wrong: dict[tuple[str, bool], int] = defaultdict(int)
-    for target, type_ in driver.edge_types(graph):
+    edges = driver.edge_types(graph)
+    into = Counter(target for _, target, _ in edges)
+    for source, target, type_ in edges:
         owner = owners.get(target)
-        if owner is not None and owner.programmatic != (type_ == 1):
+        if owner is None or owner.programmatic == (type_ == 1):
+            continue
+        loose = owner.name in entries and (source not in owners or into[target] > 1)
+        if not (owner.programmatic and loose):
             wrong[owner.name, owner.programmatic] += 1
     return [
         f"{count} edges into {name} are full, they must be programmatic: PDL is lost"
