@@ -46,14 +46,12 @@ STAGES = (
         "advance",
         "_advance_kernel",
         reads=_tensors("slot_ids_ptr", *_CURSORS),
-        writes=_tensors(*_CURSORS, "clamped_ptr"),
+        writes=_tensors(*_CURSORS, "clamped_ptr", "row_cursors_ptr"),
     ),
     StageAccess(
         "conv1d",
         "_conv1d_kernel",
-        reads=_tensors(
-            "xbc_ptr", "weight_ptr", "bias_ptr", "conv_ring_ptr", "slot_ids_ptr", "conv_pos_ptr"
-        ),
+        reads=_tensors("xbc_ptr", "weight_ptr", "bias_ptr", "conv_ring_ptr", "row_cursors_ptr"),
         writes=_tensors("conv_ring_ptr", "conv_out_ptr"),
     ),
     StageAccess(
@@ -66,9 +64,7 @@ STAGES = (
             "dt_bias_ptr",
             "b_ring_ptr",
             "dt_ring_ptr",
-            "slot_ids_ptr",
-            "held_ptr",
-            "ring_start_ptr",
+            "row_cursors_ptr",
         ),
         writes=_tensors("b_ring_ptr", "dt_ring_ptr", "causal_ptr", "decay_ptr"),
     ),
@@ -86,11 +82,7 @@ STAGES = (
             "A_ptr",
             "D_ptr",
             "z_ptr",
-            "slot_ids_ptr",
-            "held_ptr",
-            "ring_start_ptr",
-            "flushed_ptr",
-            "rand_seed_ptr",
+            "row_cursors_ptr",
         ),
         writes=_tensors("state_ptr", "x_ring_ptr", "out_ptr"),
         # The fold reads history rows [0, held) while precompute appends [held, held + T) of the
