@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from graphrt.config import RuntimeConfig
 from graphrt.errors import ConfigError, sentence
 from graphrt.kernels.rounding import round_state_reference
+from graphrt.kernels.row_cursors import SLOT
 from graphrt.kernels.tensors import NO_CLAMP, Cursors, LayerCache, Scratch
 from graphrt.memory import MemoryPlan, free_bytes
 
@@ -60,8 +62,12 @@ class ReplayCache:
             accepted=made["accepted"],
             clamped=_host_visible(config),
         )
+        made["row_cursors"][:, SLOT.value] = -1  # all padding, until advance says otherwise
         self._scratch = Scratch(
-            conv_out=made["conv_out"], causal=made["causal"], decay=made["decay"]
+            conv_out=made["conv_out"],
+            causal=made["causal"],
+            decay=made["decay"],
+            row_cursors=made["row_cursors"],
         )
 
     def nbytes(self) -> dict[str, int]:
@@ -97,7 +103,18 @@ class ReplayCache:
             conv_out=self._scratch.conv_out[:rows, :tokens],
             causal=self._scratch.causal[:rows, :, :, :tokens],
             decay=self._scratch.decay[:rows, :, :tokens],
+            row_cursors=self._scratch.row_cursors[:rows],
         )
+
+    def with_cursors(self, cursors: Cursors, row_cursors: Tensor) -> ReplayCache:
+        """Return the same caches and scratch, but with these cursors by slot and by row.
+
+        row_cursors: as in `Scratch`, for the largest bucket's rows.
+        """
+        other = copy.copy(self)
+        other.cursors = cursors
+        other._scratch = replace(self._scratch, row_cursors=row_cursors)
+        return other
 
     def admit(self, slot: int, prefilled: Prefilled | None, seed: int) -> None:
         """Make ``slot`` a fresh request, its state and conv history zero or as prefilled.

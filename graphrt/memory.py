@@ -87,6 +87,10 @@ PADDED_TOKENS = 16
 """Columns of the causal matrix for the launch's own tokens: the least that a product takes."""
 
 
+ROW_CURSOR_COLUMNS = 8
+"""Whole numbers that advance leaves each row for the stages: 64 bytes, a line of its own."""
+
+
 def padded_window(window: int) -> int:
     """Return the columns of the causal matrix for the history: a power of two, at least 16."""
     return max(16, 1 << (window - 1).bit_length())
@@ -131,6 +135,7 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
                 torch.bfloat16 if planes else torch.float32,
             ),
             scratch("decay", (heads, tokens), torch.float32),
+            scratch("row_cursors", (ROW_CURSOR_COLUMNS,), torch.int64),
         ),
         slots,
     )

@@ -189,7 +189,8 @@ def test_ptxas_moves_no_load_or_store_across_the_wait(
 ) -> None:
     """PTX names the arguments, SASS is what runs: neither side of the wait has gained an access.
 
-    ptxas may drop accesses, the second of two equal loads, so there can be fewer.
+    ptxas may drop accesses, the second of two equal loads, so there can be fewer. Of a whole number
+    that the kernel casts to 32 bits it loads the lower half alone.
     """
     kernel = build(RANK, ALL, bucket, capability)[stage]
     in_ptx = Counter((a.kind, a.nbytes, a.waits) for a in kernel.accesses)
@@ -198,7 +199,14 @@ def test_ptxas_moves_no_load_or_store_across_the_wait(
         for i in kernel.sass
         if i.has("LDG", "STG", "LDGSTS")
     )
-    gained = in_sass - in_ptx
+    halved = Counter(
+        {
+            (kind, 4, waits): count
+            for (kind, nbytes, waits), count in (in_ptx - in_sass).items()
+            if (kind, nbytes) == ("load", 8)
+        }
+    )
+    gained = in_sass - in_ptx - halved
     assert not gained, gained
     assert {waits for _, _, waits in in_sass} == {frozenset({0}), frozenset({1})}
 

@@ -132,8 +132,24 @@ def test_every_launch_shares_the_scratch() -> None:
         assert part.conv_out.shape == (rows, tokens, CASE.shape().conv_dim)
         assert part.causal.shape[:2] == (rows, 4) and part.causal.shape[3] == tokens
         assert part.decay.shape == (rows, 4, tokens)
-        for name in ("conv_out", "causal", "decay"):
+        assert part.row_cursors.shape == (rows, 8) and part.row_cursors.is_contiguous()
+        for name in ("conv_out", "causal", "decay", "row_cursors"):
             assert getattr(part, name).data_ptr() == getattr(whole, name).data_ptr()
+
+
+def test_before_any_launch_every_row_is_padding() -> None:
+    rows = ReplayCache(CASE.config("cpu")).scratch(4, 3).row_cursors
+    assert rows.tolist() == [[-1, 0, 0, 0, 0, 0, 0, 0]] * 4
+
+
+def test_other_cursors_are_over_the_same_caches_and_scratch() -> None:
+    cache, stranger = poisoned_cache(), ReplayCache(CASE.config("cpu"))
+    rows = torch.zeros(4, 8, dtype=torch.int64)
+    other = cache.with_cursors(stranger.cursors, rows)
+    assert other.state is cache.state and other.cursors is stranger.cursors
+    assert other.scratch(2, 3).row_cursors.data_ptr() == rows.data_ptr()
+    assert cache.scratch(2, 3).row_cursors.data_ptr() != rows.data_ptr()
+    assert other.scratch(2, 3).causal.data_ptr() == cache.scratch(2, 3).causal.data_ptr()
 
 
 def test_no_clamp_is_reported_at_first() -> None:

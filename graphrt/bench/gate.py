@@ -96,6 +96,7 @@ def expected(work: Workload, call: Call, conv_out: Tensor | None = None) -> Expe
         conv_out=torch.empty_like(shared.conv_out) if conv_out is None else conv_out.clone(),
         causal=torch.empty_like(shared.causal),
         decay=torch.empty_like(shared.decay),
+        row_cursors=torch.empty_like(shared.row_cursors),
     )
     rows = torch.arange(case.batch, dtype=torch.int32, device=work.device)
     given = (work.inputs, work.weights, cache, own, rows, scratch)

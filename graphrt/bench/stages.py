@@ -92,14 +92,9 @@ def _stages(
     shape, window = case.shape, case.window
     stochastic = config.rounding == "stochastic"
     scratch = call.after.scratch(case.batch, case.tokens)
-    given = (
-        work.inputs,
-        work.weights,
-        call.after.layer(0),
-        call.after.cursors,
-        call.slot_ids,
-        scratch,
-    )
+    layer = call.after.layer(0)
+    given = (work.inputs, work.weights, layer, scratch)
+    twin = (work.inputs, work.weights, layer, call.after.cursors, call.slot_ids, scratch)
 
     def kernels() -> None:
         if "conv1d" in stages:
@@ -119,12 +114,12 @@ def _stages(
 
     def twins() -> None:
         if "conv1d" in stages:
-            reference.conv1d_reference(*given)
+            reference.conv1d_reference(*twin)
         if "precompute" in stages:
-            reference.precompute_reference(*given, shape=shape, window=window)
+            reference.precompute_reference(*twin, shape=shape, window=window)
         if "state_update" in stages:
             reference.state_update_reference(
-                *given, work.out, shape=shape, window=window, stochastic=stochastic
+                *twin, work.out, shape=shape, window=window, stochastic=stochastic
             )
 
     return kernels if runs_kernels(work.device) else twins

@@ -7,13 +7,13 @@ finds its caches in device memory. Inputs, weights and scratch are shared by all
 L2, as after the projection that made them.
 
 No call moves its cursors, so that every repetition is the same launch: each call has two sets of
-them, ``before`` its advance and ``after``, and advance is timed on a copy of the first. Repeated
+them, ``before`` its advance and ``after``, and advance is timed on a copy of the first. Each call
+has its cursors by row too, those of ``after`` filled once, advance's written by itself. Repeated
 folds of one history converge; `Workload.check_finite` says so.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -28,7 +28,9 @@ from graphrt.bench.traffic import Traffic
 from graphrt.cache import ReplayCache
 from graphrt.config import ChainShape
 from graphrt.errors import GraphrtError, sentence
+from graphrt.kernels.row_cursors import fill_row_cursors
 from graphrt.kernels.tensors import Cursors, LayerInputs, LayerWeights
+from graphrt.memory import ROW_CURSOR_COLUMNS
 
 _INTEGERS = ("held", "ring_start", "conv_pos", "flushed", "last_tokens", "accepted")
 # Rows of stacked cursors are as aligned as tensors of their own, so that kernels specialise alike.
@@ -96,26 +98,37 @@ class Workload:
         self.accepted = self.accepted.view(count, case.batch).to(device)
         self.before, self.after = self._cursors(dealt, rows)
         self._advancing = _like(self.before)
+        self._after_rows, self._advancing_rows = (
+            torch.empty(count, case.batch, ROW_CURSOR_COLUMNS, dtype=torch.int64, device=device)
+            for _ in range(2)
+        )
         self.restore()
         self.calls = [
             Call(
                 slot_ids=rows[index].to(device, torch.int32),
-                after=self._with_cursors(self.after, index),
-                advancing=self._with_cursors(self._advancing, index),
+                after=self._with_cursors(self.after, self._after_rows, index),
+                advancing=self._with_cursors(self._advancing, self._advancing_rows, index),
             )
             for index in range(count)
         ]
+        for index, call in enumerate(self.calls):
+            fill_row_cursors(self._after_rows[index], call.slot_ids, call.after.cursors)
 
     def restore(self) -> None:
-        """Put the cursors that advance works on back to where they were before it."""
+        """Put the cursors that advance works on back to where they were before it.
+
+        By row there are none then: stages without their advance would find nothing but padding.
+        """
         for field in fields(Cursors):
             if field.name != "clamped":
                 getattr(self._advancing, field.name).copy_(getattr(self.before, field.name))
+        self._advancing_rows.fill_(-1)
 
     def advanced(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each cursor's name, what advance made of it and what it must be."""
         for name in (*_INTEGERS, "rand_seed"):
             yield name, getattr(self._advancing, name), getattr(self.after, name)
+        yield "row_cursors", self._advancing_rows, self._after_rows
 
     def check_finite(self) -> None:
         """Raise GraphrtError unless the states and the last outputs are finite."""
@@ -194,11 +207,10 @@ class Workload:
             clamped=self.cache.cursors.clamped,
         )
 
-    def _with_cursors(self, cursors: Cursors, index: int) -> ReplayCache:
-        """Return the cache with cursors of its own: those of one call."""
+    def _with_cursors(self, cursors: Cursors, row_cursors: Tensor, index: int) -> ReplayCache:
+        """Return the cache with cursors of its own: those of one call, by slot and by row."""
         slots = self.config.slots
-        cache = copy.copy(self.cache)
-        cache.cursors = Cursors(
+        own = Cursors(
             **{
                 field.name: getattr(cursors, field.name)[index, :slots]
                 for field in fields(Cursors)
@@ -206,7 +218,7 @@ class Workload:
             },
             clamped=cursors.clamped,
         )
-        return cache
+        return self.cache.with_cursors(own, row_cursors[index])
 
 
 def random_weights(

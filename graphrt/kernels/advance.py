@@ -2,7 +2,8 @@
 """advance: once a launch, commit the accepted counts and decide what this launch does.
 
 Also ``accept``, the scatter by which a step writes the counts it has verified on the device.
-The rule is `graphrt.ring.advance`, for every row at once.
+The rule is `graphrt.ring.advance`, for every row at once. What the stages of this launch need of
+the cursors is left to them by row (`graphrt.kernels.row_cursors`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,16 @@ import triton.language as tl
 from torch import Tensor
 
 from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.row_cursors import (
+    COLUMNS,
+    CONV_POS,
+    FLUSHED,
+    HELD,
+    RAND_SEED,
+    RING_START,
+    SLOT,
+    UNUSED,
+)
 from graphrt.kernels.tensors import Cursors
 
 _ROWS_PER_PROGRAM = 128
@@ -34,6 +45,7 @@ def _advance_kernel(
     rand_seed_ptr,
     accepted_ptr,
     clamped_ptr,
+    row_cursors_ptr,
     # sizes
     rows,
     slots,
@@ -65,22 +77,44 @@ def _advance_kernel(
 
     ring_start = tl.where(flushed, (ring_start + held) % RING_ROWS, ring_start)
     held = tl.where(flushed, kept, held + kept)
+    conv_pos = (conv_pos + kept) % CONV_RING_ROWS
+    flushed = (held + T > WINDOW).to(tl.int32)
+    seed += 1
     tl.store(accepted_ptr + slot, 0, mask=live)
     tl.store(last_tokens_ptr + slot, T, mask=live)
     tl.store(held_ptr + slot, held, mask=live)
     tl.store(ring_start_ptr + slot, ring_start, mask=live)
-    tl.store(conv_pos_ptr + slot, (conv_pos + kept) % CONV_RING_ROWS, mask=live)
-    tl.store(flushed_ptr + slot, (held + T > WINDOW).to(tl.int32), mask=live)
-    tl.store(rand_seed_ptr + slot, seed + 1, mask=live)
+    tl.store(conv_pos_ptr + slot, conv_pos, mask=live)
+    tl.store(flushed_ptr + slot, flushed, mask=live)
+    tl.store(rand_seed_ptr + slot, seed, mask=live)
+
+    row_ptrs = row_cursors_ptr + row * COLUMNS
+    is_row = row < rows
+    tl.store(row_ptrs + SLOT, slot, mask=is_row)
+    tl.store(row_ptrs + HELD, tl.where(live, held, 0), mask=is_row)
+    tl.store(row_ptrs + RING_START, tl.where(live, ring_start, 0), mask=is_row)
+    tl.store(row_ptrs + FLUSHED, tl.where(live, flushed, 0), mask=is_row)
+    tl.store(row_ptrs + CONV_POS, tl.where(live, conv_pos, 0), mask=is_row)
+    tl.store(row_ptrs + RAND_SEED, tl.where(live, seed, 0), mask=is_row)
+    for column in tl.static_range(UNUSED, COLUMNS):
+        tl.store(row_ptrs + column, 0, mask=is_row)
 
 
 def advance(
-    slot_ids: Tensor, cursors: Cursors, *, tokens: int, window: int, ring_rows: int, conv_rows: int
+    slot_ids: Tensor,
+    cursors: Cursors,
+    row_cursors: Tensor,
+    *,
+    tokens: int,
+    window: int,
+    ring_rows: int,
+    conv_rows: int,
 ) -> Compiled:
     """Commit ``cursors.accepted`` for the slots of this launch; mutates every cursor.
 
     slot_ids: (rows,) int32, -1 is padding and touches nothing. ``accepted`` is read, clamped to
     0 … last T (``clamped`` tells the host) and reset to 0, so a forgotten write commits nothing.
+    row_cursors: (rows, 8) int64, `Scratch.row_cursors`, overwritten for every row of the launch.
     """
     rows = slot_ids.shape[0]
     return _advance_kernel[(triton.cdiv(rows, _ROWS_PER_PROGRAM),)](
@@ -93,6 +127,7 @@ def advance(
         cursors.rand_seed,
         cursors.accepted,
         cursors.clamped,
+        row_cursors,
         rows,
         cursors.held.shape[0],
         T=tokens,

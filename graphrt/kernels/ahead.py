@@ -149,11 +149,12 @@ def chain_launches(
     )
     out = torch.empty(1, tokens, shape.heads, shape.head_dim, dtype=dtype)
     layer, scratch = cache.layer(0), cache.scratch(1, tokens)
-    stage = (inputs, weights, layer, cache.cursors, slot_ids, scratch)
+    stage = (inputs, weights, layer, scratch)
     with recorded() as launches:
         advance.advance(
             slot_ids,
             cache.cursors,
+            scratch.row_cursors,
             tokens=tokens,
             window=config.window,
             ring_rows=config.ring_rows,

@@ -35,9 +35,11 @@ class BoundChain:
     """The chain over one cache, bound to a bucket of rows, T tokens and their ``slot_ids``.
 
     rows: the bucket. tokens: T. slot_ids: (rows,) int32 on the cache's device, -1 is padding; read
-    by every stage when it runs. Every method enqueues on the current stream, allocates nothing, is
-    safe under capture, and returns nothing. ``compiled`` collects the Triton kernels launched so
-    far: whoever captures the chain must keep them alive.
+    by advance when it runs, which leaves each row's slot and cursors to the layers in the scratch.
+    All chains over one cache share that: a launch, advance and its layers, is made whole before
+    another chain's advance. Every method enqueues on the current stream, allocates nothing, is safe
+    under capture, and returns nothing. ``compiled`` collects the Triton kernels launched so far:
+    whoever captures the chain must keep them alive.
     """
 
     def __init__(self, cache: ReplayCache, slot_ids: Tensor, tokens: int) -> None:
@@ -79,6 +81,7 @@ class BoundChain:
             run(
                 self.slot_ids,
                 self._cache.cursors,
+                self._scratch.row_cursors,
                 tokens=self.tokens,
                 window=config.window,
                 ring_rows=config.ring_rows,
@@ -104,24 +107,24 @@ class BoundChain:
         self._keep(accept_counts(self.slot_ids[: len(counts)], counts, accepted))
 
     def layer(self, layer: int, inputs: LayerInputs, weights: LayerWeights, out: Tensor) -> None:
-        """Run one layer: conv1d, precompute, state update.
+        """Run one layer of the launch that `advance` began: conv1d, precompute, state update.
 
         out: (rows, T, H, P) activation dtype, any strides, overwritten in every row (zeros in
         padding). Mutates the layer's cache and the scratch. Raises ConfigError for a wrong shape
         or dtype before anything is launched.
         """
         self._check(layer, inputs, weights, out)
-        cache, cursors, scratch = self._layers[layer], self._cache.cursors, self._scratch
-        shape, window, slot_ids = self._config.shape, self._config.window, self.slot_ids
+        cache, scratch = self._layers[layer], self._scratch
+        shape, window = self._config.shape, self._config.window
         if not self._use_kernels:
-            stage = (inputs, weights, cache, cursors, slot_ids, scratch)
-            reference.conv1d_reference(*stage)
-            reference.precompute_reference(*stage, shape=shape, window=window)
+            twin = (inputs, weights, cache, self._cache.cursors, self.slot_ids, scratch)
+            reference.conv1d_reference(*twin)
+            reference.precompute_reference(*twin, shape=shape, window=window)
             reference.state_update_reference(
-                *stage, out, shape=shape, window=window, stochastic=self._stochastic
+                *twin, out, shape=shape, window=window, stochastic=self._stochastic
             )
             return
-        stage = (inputs, weights, cache, cursors, slot_ids, scratch)
+        stage = (inputs, weights, cache, scratch)
         launch, links = self._launch, self._links
         self._keep(conv1d(*stage, links=links, launch=launch.conv1d))
         self._keep(

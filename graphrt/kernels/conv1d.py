@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from graphrt.config import PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.row_cursors import CONV_POS, SLOT, row_cursor
+from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
 
 
@@ -30,8 +30,7 @@ def _conv1d_kernel(
     bias_ptr,
     conv_ring_ptr,
     conv_out_ptr,
-    slot_ids_ptr,
-    conv_pos_ptr,
+    row_cursors_ptr,
     # strides, in elements
     stride_xbc_row,
     stride_xbc_token,
@@ -70,9 +69,9 @@ def _conv1d_kernel(
 
     wait_for_producer(WAIT)
     signal_consumer(SIGNAL and WAIT)
-    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
+    slot = row_cursor(row_cursors_ptr, row, SLOT)
+    conv_pos = row_cursor(row_cursors_ptr, row, CONV_POS).to(tl.int32)
     live = slot >= 0
-    conv_pos = tl.load(conv_pos_ptr + slot, mask=live, other=0)
     mask = (token < T)[:, None] & (is_channel & live)[None, :]
     xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel[None, :] * stride_xbc_channel
     ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel[None, :]
@@ -107,8 +106,6 @@ def conv1d(
     inputs: LayerInputs,
     weights: LayerWeights,
     cache: LayerCache,
-    cursors: Cursors,
-    slot_ids: Tensor,
     scratch: Scratch,
     *,
     links: PdlLinks,
@@ -127,8 +124,7 @@ def conv1d(
         weights.conv_bias,
         cache.conv_ring,
         scratch.conv_out,
-        slot_ids,
-        cursors.conv_pos,
+        scratch.row_cursors,
         *inputs.xbc.stride(),
         *weights.conv_weight.stride(),
         cache.conv_ring.stride(0),

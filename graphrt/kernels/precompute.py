@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps
 from graphrt.kernels.dot import dot
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.row_cursors import HELD, RING_START, SLOT, row_cursor
+from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
 from graphrt.memory import PADDED_TOKENS, padded_window
 
@@ -55,9 +55,7 @@ def _precompute_kernel(
     dt_ring_ptr,
     causal_ptr,
     decay_ptr,
-    slot_ids_ptr,
-    held_ptr,
-    ring_start_ptr,
+    row_cursors_ptr,
     # strides, in elements
     stride_conv_row,
     stride_conv_token,
@@ -99,10 +97,10 @@ def _precompute_kernel(
     row = tl.program_id(1).to(tl.int64)
     group = tl.program_id(0) // CHUNKS
     chunk = tl.program_id(0) % CHUNKS
-    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
+    slot = row_cursor(row_cursors_ptr, row, SLOT)
+    held = row_cursor(row_cursors_ptr, row, HELD).to(tl.int32)
+    ring_start = row_cursor(row_cursors_ptr, row, RING_START).to(tl.int32)
     live = slot >= 0
-    held = tl.load(held_ptr + slot, mask=live, other=0)
-    ring_start = tl.load(ring_start_ptr + slot, mask=live, other=0)
 
     in_group = chunk * BLOCK_H + tl.arange(0, BLOCK_H)
     head = group * HEADS_PER_GROUP + in_group
@@ -220,8 +218,6 @@ def precompute(
     inputs: LayerInputs,
     weights: LayerWeights,
     cache: LayerCache,
-    cursors: Cursors,
-    slot_ids: Tensor,
     scratch: Scratch,
     *,
     shape: ChainShape,
@@ -246,9 +242,7 @@ def precompute(
         cache.dt_ring,
         scratch.causal,
         scratch.decay,
-        slot_ids,
-        cursors.held,
-        cursors.ring_start,
+        scratch.row_cursors,
         scratch.conv_out.stride(0),
         scratch.conv_out.stride(1),
         *inputs.dt.stride(),

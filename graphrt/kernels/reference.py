@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chain's stages in plain PyTorch: the kernels' twins, and what runs where there is no GPU.
 
-Same names and arguments as the launchers, less what only a launch needs. Like the kernels they
+Same names and arguments as the launchers, less what only a launch needs, and the cursors by slot
+with ``slot_ids`` where the kernels read ``scratch.row_cursors``. Like the kernels they
 select the rows they may read before any arithmetic, compute in fp32, and write zeros in padding
 rows. They are correct on any device.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from graphrt.config import ChainShape
 from graphrt.kernels.rounding import round_stochastic_reference, state_words
+from graphrt.kernels.row_cursors import fill_row_cursors
 from graphrt.kernels.tensors import (
     Cursors,
     LayerCache,
@@ -25,9 +27,19 @@ from graphrt.memory import PADDED_TOKENS
 
 
 def advance_reference(
-    slot_ids: Tensor, cursors: Cursors, *, tokens: int, window: int, ring_rows: int, conv_rows: int
+    slot_ids: Tensor,
+    cursors: Cursors,
+    row_cursors: Tensor,
+    *,
+    tokens: int,
+    window: int,
+    ring_rows: int,
+    conv_rows: int,
 ) -> None:
-    """Twin of `advance`: commit the accepted counts, decide this launch's flushes."""
+    """Twin of `advance`: commit the accepted counts, decide this launch's flushes.
+
+    The other twins read the cursors by slot; ``row_cursors`` is filled as the kernel fills it.
+    """
     slot = slot_ids[slot_ids >= 0].long()
     accepted, last_tokens = cursors.accepted[slot], cursors.last_tokens[slot]
     kept = torch.minimum(accepted.clamp(min=0), last_tokens)
@@ -47,6 +59,7 @@ def advance_reference(
     cursors.last_tokens[slot] = tokens
     cursors.rand_seed[slot] += 1
     cursors.accepted[slot] = 0
+    fill_row_cursors(row_cursors, slot_ids, cursors)
 
 
 def accept_reference(slot_ids: Tensor, counts: Tensor, accepted: Tensor) -> None:

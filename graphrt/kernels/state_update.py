@@ -25,7 +25,15 @@ from graphrt.kernels.decay import decay_over, fixed_steps
 from graphrt.kernels.dot import dot, dot_planes, read_out
 from graphrt.kernels.pdl import wait_for_producer
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
-from graphrt.kernels.tensors import Cursors, LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.row_cursors import (
+    FLUSHED,
+    HELD,
+    RAND_SEED,
+    RING_START,
+    SLOT,
+    row_cursor,
+)
+from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import StateUpdateLaunch, largest_divisor
 from graphrt.memory import PADDED_TOKENS, padded_window
 
@@ -108,11 +116,7 @@ def _state_update_kernel(
     D_ptr,
     z_ptr,
     out_ptr,
-    slot_ids_ptr,
-    held_ptr,
-    ring_start_ptr,
-    flushed_ptr,
-    rand_seed_ptr,
+    row_cursors_ptr,
     # sizes
     layer,
     # strides, in elements
@@ -162,12 +166,12 @@ def _state_update_kernel(
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     first_tile = tl.program_id(0) * TILES
     group = first_tile // (H // G * P_BLOCKS)
-    slot = tl.load(slot_ids_ptr + row).to(tl.int64)
+    slot = row_cursor(row_cursors_ptr, row, SLOT)
+    held = row_cursor(row_cursors_ptr, row, HELD).to(tl.int32)
+    ring_start = row_cursor(row_cursors_ptr, row, RING_START).to(tl.int32)
+    flush = row_cursor(row_cursors_ptr, row, FLUSHED) != 0
+    seed = row_cursor(row_cursors_ptr, row, RAND_SEED) if STOCHASTIC else 0
     live = slot >= 0
-    held = tl.load(held_ptr + slot, mask=live, other=0)
-    ring_start = tl.load(ring_start_ptr + slot, mask=live, other=0)
-    flush = tl.load(flushed_ptr + slot, mask=live, other=0) != 0
-    seed = tl.load(rand_seed_ptr + slot, mask=live, other=0) if STOCHASTIC else 0
 
     n = tl.arange(0, BLOCK_N)
     token = tl.arange(0, BLOCK_T)
@@ -299,8 +303,6 @@ def state_update(
     inputs: LayerInputs,
     weights: LayerWeights,
     cache: LayerCache,
-    cursors: Cursors,
-    slot_ids: Tensor,
     scratch: Scratch,
     out: Tensor,
     *,
@@ -334,11 +336,7 @@ def state_update(
         weights.D,
         z,
         out,
-        slot_ids,
-        cursors.held,
-        cursors.ring_start,
-        cursors.flushed,
-        cursors.rand_seed,
+        scratch.row_cursors,
         cache.layer,
         scratch.conv_out.stride(0),
         scratch.conv_out.stride(1),

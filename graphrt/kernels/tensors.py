@@ -65,6 +65,8 @@ class LayerCache:
 class Cursors:
     """Where each slot stands, shared by all layers; every tensor (slots,). Written by advance.
 
+    The truth between launches; within one the stages read `Scratch.row_cursors`.
+
     held, ring_start, conv_pos, flushed, last_tokens: int32. flushed says that the launch folds the
     slot's history into its checkpoint. rand_seed: int64. accepted: int32, how many of the slot's
     last launch's tokens are kept; written by the host or a kernel of the user's, reset by advance.
@@ -88,16 +90,19 @@ NO_CLAMP = -(2**31)
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """What the stages hand on within one layer of a launch; shared by all layers.
+    """What the stages hand on within a launch; shared by all layers.
 
     conv_out: (rows, T, conv_dim) act, conv1d → precompute and state update. causal:
     (rows, H, planes, T, W' + 16), the causal matrix over history then new tokens; column j < W is
     history token j, column W' + j the launch's token j, the others are 0, with W' the window
     padded to a power of two (`graphrt.memory.padded_window`). One fp32 plane; with bf16 activations
     two bf16 planes, the matrix rounded and what that left. decay: (rows, H, T) fp32, from the
-    checkpoint to each token. Both precompute → state update.
+    checkpoint to each token. Both precompute → state update. row_cursors: (rows, 8) int64,
+    contiguous, the launch's cursors by row, columns as in `graphrt.kernels.row_cursors`;
+    advance → every stage of every layer.
     """
 
     conv_out: Tensor
     causal: Tensor
     decay: Tensor
+    row_cursors: Tensor

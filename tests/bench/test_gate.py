@@ -22,6 +22,7 @@ from graphrt.bench.yardsticks.snapshots import (
     snapshots,
     winner_copies,
 )
+from graphrt.kernels import reference
 
 CPU = torch.device("cpu")
 CASE = Case(shape=SHAPES["tiny"], batch=3)
@@ -41,6 +42,13 @@ def test_slots_rotate_and_each_call_has_its_own_cursors(work: Workload) -> None:
     assert not first[0] & first[1] and not first[1] & first[2] and first[3] == first[0]
     assert work.calls[0].after.cursors.held.data_ptr() % 16 == 0
     assert work.calls[1].after.cursors.rand_seed.data_ptr() % 16 == 0
+    rows = [call.after.scratch(3, CASE.tokens).row_cursors for call in work.calls]
+    rows += [call.advancing.scratch(3, CASE.tokens).row_cursors for call in work.calls]
+    assert len({one.data_ptr() for one in rows}) == 8
+    assert all(one.data_ptr() % 16 == 0 for one in rows)
+    for call, own in zip(work.calls, rows, strict=False):
+        assert own[:, 0].equal(call.slot_ids.long())
+        assert own[:, 5].equal(call.after.cursors.rand_seed[call.slot_ids.long()])
     flushed = sum(int(c.after.cursors.flushed[c.slot_ids.long()].sum()) for c in work.calls)
     assert flushed / 12 == work.flush_share
     assert any(
@@ -112,6 +120,23 @@ def test_advance_is_held_to_the_ring_rule(work: Workload) -> None:
     check_advance(work, lambda index: advance[index]())
     with pytest.raises(GateError, match="advance"):
         check_advance(work, lambda index: None)
+
+
+def test_every_launch_has_its_rows_written_by_its_own_advance(
+    work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = chain_calls(work, advance=True)
+    for _ in range(2):
+        work.restore()
+        for call, run_call in zip(work.calls, whole, strict=True):
+            rows = call.advancing.scratch(3, CASE.tokens).row_cursors
+            assert rows.eq(-1).all()
+            run_call()
+            assert rows.equal(call.after.scratch(3, CASE.tokens).row_cursors)
+    monkeypatch.setattr(reference, "fill_row_cursors", lambda *_: None)
+    advance = advance_calls(work)
+    with pytest.raises(GateError, match="advance: row_cursors"):
+        check_advance(work, lambda index: advance[index]())
 
 
 def test_our_yardsticks_pass_and_can_fail(work: Workload) -> None:

@@ -195,8 +195,10 @@ class ChainDriver:
         scratch = self.cache.scratch(self.case.buckets[-1], self.case.tokens)
         for tensor in (scratch.conv_out, scratch.causal, scratch.decay):
             tensor.fill_(math.nan)
+        scratch.row_cursors.fill_(WILD)
 
         self._advance(chain, live)
+        self._check_row_cursors(slots)
         at = {slot: self.cursors[slot] for slot in live}
         poison_outside_history(self.cache, at)
         for layer in range(self.case.layers):
@@ -246,6 +248,18 @@ class ChainDriver:
         for name, row, expected_row in zip(CURSORS, got, expected, strict=True):
             check_same_bits(row, expected_row, f"{name} {when}, live {live}")
 
+    def _check_row_cursors(self, slots: list[int]) -> None:
+        """Require by row what `graphrt.ring` says by slot, and nothing written beyond the rows."""
+        got = self.cache.scratch(self.case.buckets[-1], self.case.tokens).row_cursors.cpu()
+        expected = torch.full_like(got, WILD)
+        for row, slot in enumerate(slots):
+            line = [-1, 0, 0, 0, 0, 0]
+            if slot >= 0:
+                at = self.cursors[slot]
+                line = [slot, at.held, at.ring_start, at.flushed, at.conv_pos, self.seeds[slot]]
+            expected[row] = torch.tensor([*line, 0, 0])
+        check_same_bits(got, expected, f"row_cursors after advance, slots {slots}")
+
     # -- one layer --------------------------------------------------------------------------------
 
     def _layer(self, chain: BoundChain, layer: int, slots: list[int]) -> None:
@@ -271,6 +285,7 @@ class ChainDriver:
             check_zeros(getattr(scratch, name)[padding], f"{name} of padding rows")
         check_unwritten(inputs, flat_copies(on_cpu), "inputs")
         self._check_caches(layer, slots, on_cpu.xbc, conv_out, caches)
+        self._check_row_cursors(slots)
 
     def _check_outputs(self, layer: int, live: list[int], reference: Tensor, out: Tensor) -> None:
         got = to_cpu(out)

@@ -13,12 +13,12 @@ from torch import Tensor
 from graphrt.cache import ReplayCache
 from graphrt.kernels import reference
 from graphrt.kernels.chain import BoundChain
-from graphrt.kernels.tensors import LayerInputs
+from graphrt.kernels.tensors import LayerInputs, Scratch
 from tests.helpers.checks import Mismatch, check_same_bits, spacing
 from tests.helpers.contents import CACHES, CURSORS
 from tests.helpers.drive import ChainDriver
 
-SCRATCH = ("conv_out", "causal", "decay")
+SCRATCH = ("conv_out", "causal", "decay")  # that is floating point
 
 
 class MirroredDriver(ChainDriver):
@@ -33,6 +33,7 @@ class MirroredDriver(ChainDriver):
         reference.advance_reference(
             chain.slot_ids,
             mirror.cursors,
+            mirror.scratch(chain.rows, chain.tokens).row_cursors,
             tokens=chain.tokens,
             window=self.case.window,
             ring_rows=self.config.ring_rows,
@@ -41,6 +42,11 @@ class MirroredDriver(ChainDriver):
         for name in (*CURSORS, "clamped"):
             got, expected = getattr(self.cache.cursors, name), getattr(mirror.cursors, name)
             check_same_bits(got, expected, f"{name}, kernel and twin")
+        check_same_bits(
+            self._whole_scratch(self.cache).row_cursors,
+            self._whole_scratch(mirror).row_cursors,
+            "row_cursors, kernel and twin",
+        )
 
     def run_layer(self, chain: BoundChain, layer: int, inputs: LayerInputs, out: Tensor) -> None:
         """Run one layer and the twin of each of its stages; compare what they wrote."""
@@ -90,10 +96,14 @@ class MirroredDriver(ChainDriver):
             getattr(mirror, name).copy_(getattr(self.cache, name))
         for name in (*CURSORS, "clamped"):
             getattr(mirror.cursors, name).copy_(getattr(self.cache.cursors, name))
-        scratch = mirror.scratch(self.case.buckets[-1], self.case.tokens)
+        scratch = self._whole_scratch(mirror)
         for name in SCRATCH:
             getattr(scratch, name).fill_(torch.nan)
+        scratch.row_cursors.copy_(self._whole_scratch(self.cache).row_cursors)
         return mirror
+
+    def _whole_scratch(self, cache: ReplayCache) -> Scratch:
+        return cache.scratch(self.case.buckets[-1], self.case.tokens)
 
     def _check(self, name: str, kernel: Tensor, twin: Tensor, last_bit: float = 0.0) -> None:
         """Require one rounding of ``kernel``'s dtype and stage_limit between the two, NaN alike."""

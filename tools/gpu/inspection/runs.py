@@ -116,7 +116,7 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
         cache.cursors.accepted.fill_(tokens)
     torch.cuda.synchronize()
     layer, scratch = cache.layer(0), cache.scratch(4, tokens)
-    stage = (inputs, weights, layer, cache.cursors, slot_ids, scratch)
+    stage = (inputs, weights, layer, scratch)
     launch = lookup(
         shape,
         4,

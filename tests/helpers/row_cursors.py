@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few launches of advance, and what it must leave by row after each of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphrt import ring
+from graphrt.cache import ReplayCache
+from graphrt.kernels.chain import BoundChain
+from tests.helpers.cases import BASE, Case
+from tests.helpers.contents import WILD
+
+MANY = Case(slots=300, buckets=(1, 4, 200))
+# Slots by row, launch after launch: fewer live rows than before, then padding alone; rows that
+# change places; a slot that a new request has taken in between, see `advanced`.
+LAUNCHES = [[3, 0, 4, 1], [-1, 4, -1, 3], [-1, -1, -1, -1], [4, -1, -1, 0], [0]]
+RECYCLED = {3: 4}  # before launch 3, slot 4 is another request
+
+
+def advanced(device: torch.device | str, case: Case = BASE) -> list[tuple[Tensor, Tensor]]:
+    """Return, for every one of LAUNCHES, the rows that advance left and the rows expected.
+
+    All rows of the scratch, of which those beyond the launch's must be as they were: WILD.
+    """
+    config = case.config(device)
+    cache = ReplayCache(config)
+    rows = cache.scratch(case.buckets[-1], case.tokens).row_cursors
+    cursors: dict[int, ring.SlotCursors] = {}
+    seeds: dict[int, int] = {}
+
+    def admit(slot: int, seed: int) -> None:
+        cache.admit(slot, None, seed)
+        cursors[slot], seeds[slot] = ring.SlotCursors(), seed
+
+    for slot in range(5):
+        admit(slot, 2**62 - 7 * slot)
+    found = []
+    for launch, slots in enumerate(LAUNCHES * 6):
+        if launch % len(LAUNCHES) in RECYCLED:
+            admit(RECYCLED[launch % len(LAUNCHES)], 1000 * launch)
+        rows.fill_(WILD)
+        expected = torch.full_like(rows, WILD)
+        for row, slot in enumerate(slots):
+            expected[row] = torch.tensor([-1, 0, 0, 0, 0, 0, 0, 0])
+            if slot < 0:
+                continue
+            before = cursors[slot]
+            kept = (launch + slot) % (before.last_tokens + 1)
+            cache.cursors.accepted[slot] = kept
+            at = ring.advance(
+                before, kept, case.tokens, case.window, config.ring_rows, config.conv_ring_rows
+            )
+            cursors[slot] = at
+            seeds[slot] += 1
+            line = [slot, at.held, at.ring_start, at.flushed, at.conv_pos, seeds[slot], 0, 0]
+            expected[row] = torch.tensor(line)
+        slot_ids = torch.tensor(slots, dtype=torch.int32, device=device)
+        BoundChain(cache, slot_ids, case.tokens).advance()
+        found.append((rows.clone(), expected))
+    return found
+
+
+def advanced_many(device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Return the same of one launch of more rows than one program of advance has."""
+    cache = ReplayCache(MANY.config(device))
+    cache.cursors.held.copy_(torch.arange(300) % 5)
+    cache.cursors.rand_seed.copy_(torch.arange(300) * 2**40)
+    slots = (torch.arange(200) * 7 + 3) % 300
+    slots[torch.arange(200) % 9 == 4] = -1
+    rows = cache.scratch(200, MANY.tokens).row_cursors
+    rows.fill_(WILD)
+    BoundChain(cache, slots.to(device, torch.int32), MANY.tokens).advance()
+    expected = torch.zeros_like(rows)
+    expected[:, 0] = slots
+    for row, slot in enumerate(slots.tolist()):
+        if slot >= 0:
+            held = slot % 5
+            expected[row, 1:6] = torch.tensor(
+                [held, 0, held + MANY.tokens > MANY.window, 0, slot * 2**40 + 1]
+            )
+    return rows, expected
