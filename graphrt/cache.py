@@ -67,6 +67,8 @@ class ReplayCache:
             conv_out=made["conv_out"],
             causal=made["causal"],
             decay=made["decay"],
+            fold_weight=made["fold_weight"],
+            fold_decay=made["fold_decay"],
             row_cursors=made["row_cursors"],
         )
 
@@ -103,6 +105,8 @@ class ReplayCache:
             conv_out=self._scratch.conv_out[:rows, :tokens],
             causal=self._scratch.causal[:rows, :, :, :tokens],
             decay=self._scratch.decay[:rows, :, :tokens],
+            fold_weight=self._scratch.fold_weight[:rows],
+            fold_decay=self._scratch.fold_decay[:rows],
             row_cursors=self._scratch.row_cursors[:rows],
         )
 

@@ -60,7 +60,7 @@ def cache_manifest(cache: ReplayCache, step: object) -> Manifest:
         tensor = getattr(cache, name) if tensor is None else tensor
         manifest.declare(name, tensor, role, Padding.UNTOUCHED)
     scratch = cache.scratch(config.buckets[-1], config.tokens)
-    for name in ("conv_out", "causal", "decay", "row_cursors"):
+    for name in ("conv_out", "causal", "decay", "fold_weight", "fold_decay", "row_cursors"):
         manifest.declare(name, getattr(scratch, name), Role.SCRATCH, Padding.IGNORED)
     if isinstance(step, Declares):
         step.declare_weights(manifest)

@@ -135,6 +135,8 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
                 torch.bfloat16 if planes else torch.float32,
             ),
             scratch("decay", (heads, tokens), torch.float32),
+            scratch("fold_weight", (heads, padded_window(config.window)), torch.float32),
+            scratch("fold_decay", (heads,), torch.float32),
             scratch("row_cursors", (ROW_CURSOR_COLUMNS,), torch.int64),
         ),
         slots,

@@ -26,7 +26,7 @@ from graphrt.step import Step
 
 _CACHES = ("state", "x_ring", "b_ring", "dt_ring", "conv_ring")
 _CURSORS = ("held", "ring_start", "conv_pos", "flushed", "last_tokens", "rand_seed", "accepted")
-_SCRATCH = ("conv_out", "causal", "decay", "row_cursors")
+_SCRATCH = ("conv_out", "causal", "decay", "fold_weight", "fold_decay", "row_cursors")
 # Zeros, NaN in every floating dtype and -1, a large number.
 _POOL_BYTES = (0x00, 0xFF, 0x7B)
 

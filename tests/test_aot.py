@@ -35,7 +35,7 @@ ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
 # What the kernel before writes, and may still be writing until the wait. A state update may start
 # while conv1d still runs: precompute signals before it waits itself. conv1d may follow any kernel.
 WRITTEN_UPSTREAM = {
-    "conv1d": {"xbc_ptr", "conv_ring_ptr", "slot_ids_ptr", "conv_pos_ptr"},
+    "conv1d": {"xbc_ptr", "conv_ring_ptr", "row_cursors_ptr"},
     "precompute": {"conv_out_ptr"},
     "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr"},
 }

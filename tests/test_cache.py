@@ -132,8 +132,9 @@ def test_every_launch_shares_the_scratch() -> None:
         assert part.conv_out.shape == (rows, tokens, CASE.shape().conv_dim)
         assert part.causal.shape[:2] == (rows, 4) and part.causal.shape[3] == tokens
         assert part.decay.shape == (rows, 4, tokens)
+        assert part.fold_weight.shape == (rows, 4, 16) and part.fold_decay.shape == (rows, 4)
         assert part.row_cursors.shape == (rows, 8) and part.row_cursors.is_contiguous()
-        for name in ("conv_out", "causal", "decay", "row_cursors"):
+        for name in ("conv_out", "causal", "decay", "fold_weight", "fold_decay", "row_cursors"):
             assert getattr(part, name).data_ptr() == getattr(whole, name).data_ptr()
 
 

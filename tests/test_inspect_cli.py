@@ -67,7 +67,7 @@ def test_a_diff_is_1_and_no_diff_is_0(capsys: pytest.CaptureFixture[str]) -> Non
     assert "argument rows: 1 → 4" in capsys.readouterr().out
     assert run("--diff", one, four, "--json") == 1
     found = json.loads(capsys.readouterr().out)
-    assert not found["same"] and len(found["graph"]) == 8
+    assert not found["same"] and len(found["graph"]) == 14
 
 
 @pytest.mark.parametrize("words", [[], ["a.json", "--demo"], ["--diff", "a", "b", "--html", "c"]])

@@ -63,6 +63,8 @@ def test_the_shapes_are_those_of_the_design() -> None:
         "conv_out": ((4, 3, conv_dim), act),
         "causal": ((4, 4, 2, 3, 32), torch.bfloat16),
         "decay": ((4, 4, 3), torch.float32),
+        "fold_weight": ((4, 4, 16), torch.float32),
+        "fold_decay": ((4, 4), torch.float32),
         "row_cursors": ((4, 8), torch.int64),
     }
     cursors = ("held", "ring_start", "conv_pos", "flushed", "last_tokens", "accepted")

@@ -53,32 +53,31 @@ BATCHES = (1, 4, 16, 64, 256, 1024)
 
 CONV1D = tuple(
     Conv1dLaunch(channels, warps)
-    for channels, warps in ((32, 1), (64, 1), (64, 2), (128, 2), (128, 4), (256, 4), (256, 8))
+    for channels, warps in ((32, 1), (64, 1), (64, 2), (128, 4), (256, 4), (256, 8))
 )
 PRECOMPUTE = tuple(
     PrecomputeLaunch(heads, warps)
-    for heads, warps in ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (16, 1), (16, 2), (16, 4))
+    for heads, warps in ((2, 2), (4, 2), (4, 4), (8, 4), (16, 2), (16, 4))
 )
 # One tile a program: the state is loaded before the wait. Several: a loop that fetches ahead.
 STATE_UPDATE = (
     *(
-        StateUpdateLaunch(rows, warps, fold_rows=fold, fold_stages=ahead)
-        for rows, warps, fold, ahead in (
-            *((16, 1, 16, 1), (16, 2, 16, 1), (16, 4, 16, 1), (32, 2, 32, 1), (32, 4, 32, 1)),
-            *((32, 4, 16, 2), (64, 4, 32, 1), (64, 4, 32, 3), (64, 8, 32, 3)),
+        StateUpdateLaunch(rows, warps, registers, fold_rows=rows)
+        for rows, warps, registers in (
+            *((16, 1, None), (16, 2, None), (16, 4, None), (16, 2, 128), (16, 4, 96)),
+            *((32, 2, None), (32, 4, None), (32, 2, 168), (32, 4, 128)),
         )
     ),
     *(
         StateUpdateLaunch(
-            rows, warps, registers, tiles=tiles, stages=stages, fold_rows=fold, fold_stages=ahead
+            rows, warps, registers, tiles=tiles, stages=stages, fold_rows=32, fold_stages=ahead
         )
-        for rows, warps, registers, tiles, stages, fold, ahead in (
-            *((64, 4, None, 2, 2, 16, 3), (64, 4, None, 2, 2, 32, 3), (64, 4, None, 2, 3, 32, 3)),
-            *((64, 4, 80, 2, 3, 16, 3), (64, 4, 96, 2, 3, 32, 3), (64, 4, None, 4, 2, 32, 3)),
-            *((64, 4, None, 4, 3, 32, 3), (64, 4, 80, 4, 3, 16, 3), (64, 4, 96, 4, 3, 32, 3)),
-            *((64, 4, None, 8, 3, 32, 3), (64, 8, None, 4, 3, 32, 3), (64, 4, 128, 2, 2, 32, 3)),
-            *((32, 4, None, 2, 2, 32, 2), (32, 4, None, 4, 3, 32, 3), (32, 4, 96, 8, 3, 32, 3)),
-            *((32, 4, 128, 8, 3, 32, 3), (32, 4, 128, 8, 3, 16, 3), (32, 2, 128, 8, 3, 32, 2)),
+        for rows, warps, registers, tiles, stages, ahead in (
+            *((64, 4, None, 2, 2, 3), (64, 4, None, 4, 3, 3), (64, 4, 128, 2, 2, 2)),
+            *((64, 4, 128, tiles, 3, 3) for tiles in (2, 4, 8)),
+            *((64, 4, 128, 2, 3, 2), (64, 4, 128, 4, 3, 2)),
+            *((32, 4, 128, tiles, 3, 2) for tiles in (2, 4, 8)),
+            *((32, 4, None, 2, 2, 2), (32, 4, None, 4, 3, 2)),
         )
     ),
 )

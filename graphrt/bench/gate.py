@@ -96,6 +96,8 @@ def expected(work: Workload, call: Call, conv_out: Tensor | None = None) -> Expe
         conv_out=torch.empty_like(shared.conv_out) if conv_out is None else conv_out.clone(),
         causal=torch.empty_like(shared.causal),
         decay=torch.empty_like(shared.decay),
+        fold_weight=torch.empty_like(shared.fold_weight),
+        fold_decay=torch.empty_like(shared.fold_decay),
         row_cursors=torch.empty_like(shared.row_cursors),
     )
     rows = torch.arange(case.batch, dtype=torch.int32, device=work.device)

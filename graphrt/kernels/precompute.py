@@ -20,7 +20,7 @@ import triton.language as tl
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.decay import decay_over, fixed_steps
+from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
 from graphrt.kernels.dot import dot
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.row_cursors import HELD, RING_START, SLOT, row_cursor
@@ -55,6 +55,8 @@ def _precompute_kernel(
     dt_ring_ptr,
     causal_ptr,
     decay_ptr,
+    fold_weight_ptr,
+    fold_decay_ptr,
     row_cursors_ptr,
     # strides, in elements
     stride_conv_row,
@@ -71,6 +73,9 @@ def _precompute_kernel(
     stride_causal_token,
     stride_decay_row,
     stride_decay_head,
+    stride_weight_row,
+    stride_weight_head,
+    stride_fold_row,
     # limits
     dt_min,
     dt_max,
@@ -149,6 +154,17 @@ def _precompute_kernel(
         decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
         tl.where(live, decay, 0.0),
         mask=is_head[:, None] & (token < T)[None, :],
+    )
+    weight_ptrs = fold_weight_ptr + row * stride_weight_row + head[:, None] * stride_weight_head
+    tl.store(
+        weight_ptrs + past[None, :],
+        fold_weights(steps_past, dt_past, total, 1),
+        mask=is_head[:, None],
+    )
+    tl.store(
+        fold_decay_ptr + row * stride_fold_row + head[:, None],
+        tl.where(live, decay_over(total), 0.0),
+        mask=is_head[:, None],
     )
     keep_past = is_past[:, None] & is_token[None, :]
     keep_new = (new[:, None] <= token[None, :]) & is_token[None, :]
@@ -242,6 +258,8 @@ def precompute(
         cache.dt_ring,
         scratch.causal,
         scratch.decay,
+        scratch.fold_weight,
+        scratch.fold_decay,
         scratch.row_cursors,
         scratch.conv_out.stride(0),
         scratch.conv_out.stride(1),
@@ -251,6 +269,8 @@ def precompute(
         cache.dt_ring.stride(0),
         *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
+        *scratch.fold_weight.stride()[:2],
+        scratch.fold_decay.stride(0),
         shape.dt_min,
         shape.dt_max,
         H=shape.heads,

@@ -132,9 +132,13 @@ def precompute_reference(
     keep = keep & F.pad(past, (0, tokens), value=True)[:, None, None, :]
 
     scratch.causal[~live] = 0
-    scratch.decay[~live] = 0
+    for made in (scratch.decay, scratch.fold_weight, scratch.fold_decay):
+        made[~live] = 0
     scratch.causal[live] = _planes(torch.where(keep, causal, 0.0), scratch.causal, window)
     scratch.decay[live] = cum[..., window:].float().exp()
+    weight, decay = _fold_weights(dt_past, weights.A)
+    scratch.fold_weight[live] = F.pad(weight, (0, scratch.fold_weight.shape[-1] - window))
+    scratch.fold_decay[live] = decay
     new_row = _new_rows(cursors, slot, tokens, ring_rows)
     _append(cache.b_ring, slot, new_row, b_new)
     _append(cache.dt_ring, slot, new_row, dt_new)
@@ -184,8 +188,8 @@ def state_update_reference(
             state[flush],
             x_past[flush],
             _ring_rows(cache.b_ring, slot[flush], past_row[flush], kept),
-            _ring_rows(cache.dt_ring, slot[flush], past_row[flush], kept),
-            weights.A,
+            scratch.fold_weight[live][flush][..., :window],
+            scratch.fold_decay[live][flush],
         )
         if stochastic:
             seeds = cursors.rand_seed[slot[flush]]
@@ -286,13 +290,17 @@ def _cumulated(dt: Tensor, a: Tensor) -> Tensor:
     return (dt * a[:, None]).double().cumsum(-1)
 
 
-def _fold_history(
-    state: Tensor, x_past: Tensor, b_past: Tensor, dt_past: Tensor, a: Tensor
-) -> Tensor:
-    """Return the fp32 state (rows, H, P, N) after the whole history."""
+def _fold_weights(dt_past: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a fold multiplies history tokens and state by: (rows, H, W) and (rows, H)."""
     cum = _cumulated(dt_past, a)
     total = cum[..., -1:]
-    weight = ((total - cum).float().exp() * dt_past)[..., None]
-    b_heads = b_past.float().repeat_interleave(a.shape[0] // b_past.shape[1], dim=1)
-    decayed = state * total.float().exp()[..., None]
-    return decayed + _dot(x_past.float().transpose(2, 3), b_heads * weight)
+    return (total - cum).float().exp() * dt_past, total[..., 0].float().exp()
+
+
+def _fold_history(
+    state: Tensor, x_past: Tensor, b_past: Tensor, weight: Tensor, decay: Tensor
+) -> Tensor:
+    """Return the fp32 state (rows, H, P, N) after the whole history, with `_fold_weights`."""
+    b_heads = b_past.float().repeat_interleave(weight.shape[1] // b_past.shape[1], dim=1)
+    weighted = b_heads * weight[..., None]
+    return state * decay[..., None, None] + _dot(x_past.float().transpose(2, 3), weighted)

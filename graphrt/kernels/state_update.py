@@ -4,13 +4,13 @@
     y_t = decay_t * (S0 C_t) + sum_j causal[t, j] x_j + D x_t,  times silu(z_t) where z is given
     on a flush: S0 <- exp(cum_h) S0 + sum_j exp(cum_h - cum_j) dt_j x_j B_j^T   over the history
 
-The outputs read S0 as it was, flush or not. A flush reads the state a second time, from L2: held in
-registers for both uses, it would leave room for half as many programs on a multiprocessor, in every
-launch that does not flush too.
+The outputs read S0 as it was, flush or not.
 
 The unit of work is a tile, some rows of P of one head. A program with one tile loads state and
-history, and folds, before its wait. One with several goes through them in a loop that fetches the
-tiles to come while it computes one, then through the folds in another; no loop crosses the wait.
+history before its wait, and folds there, from the tile in hand. One with several waits, then goes
+through them in a loop that fetches the tiles to come while it computes one, then through the folds
+in another that reads the state again, from L2: one loop for both needs so many registers that half
+as many programs fit on a multiprocessor, in every launch that does not flush too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.decay import decay_over, fixed_steps
+from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
 from graphrt.kernels.dot import dot, dot_planes, read_out
 from graphrt.kernels.pdl import wait_for_producer
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
@@ -39,13 +39,45 @@ from graphrt.memory import PADDED_TOKENS, padded_window
 
 
 @triton.jit
-def _fold_history(
-    # pointers, of this slot and group
+def _fold(
+    state,
+    state_ptrs,
+    mask,
+    x_past,
+    b_past,
+    weight,
+    decay,
+    seed,
+    quads,
+    layer,
+    STOCHASTIC: tl.constexpr,
+):
+    """Store a tile's state after the whole history.
+
+    state: [P', N] at state_ptrs. x_past: [W', P']. b_past: [W', N]. weight: [W'], 0 after the
+    history. decay: of the state. quads: [P', N / 4], the numbers of the tile's random draws.
+    """
+    weighted = x_past.to(tl.float32) * weight[:, None]  # few, and B stays in registers
+    folded = state.to(tl.float32) * decay + dot(tl.trans(weighted), b_past)
+    dtype: tl.constexpr = state_ptrs.dtype.element_ty
+    if STOCHASTIC:
+        words = stochastic_words(
+            seed, quads.to(tl.uint32), layer, quads.type.shape[0], quads.type.shape[1]
+        )
+        stored = round_stochastic(folded, words, dtype)
+    else:
+        stored = folded.to(dtype)
+    tl.store(state_ptrs, stored, mask=mask)
+
+
+@triton.jit
+def _fold_tiles(
+    # pointers, of this slot, group and row
     state_ptr,
     x_ring_ptr,
-    b_ring_ptr,
-    dt_ring_ptr,
-    A_ptr,
+    b_past_ptrs,
+    fold_weight_ptr,
+    fold_decay_ptr,
     # the history, and the first of this program's tiles
     past_row,
     is_past,
@@ -53,6 +85,8 @@ def _fold_history(
     # random draws
     seed,
     layer,
+    # strides, in elements
+    stride_weight_head,
     # constants
     P: tl.constexpr,
     N: tl.constexpr,
@@ -61,45 +95,47 @@ def _fold_history(
     TILES: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     FOLD_P: tl.constexpr,
 ):
-    """Store the tiles' state after the whole history, FOLD_P rows of P at a time."""
+    """Read the tiles' state again and fold it, FOLD_P rows of P at a time."""
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     FOLDS: tl.constexpr = BLOCK_P // FOLD_P
     n = tl.arange(0, BLOCK_N)
     quad = tl.arange(0, BLOCK_N // 4)
+    past = tl.arange(0, BLOCK_W)
     mask_n = (n < N)[None, :]
-    b_past = tl.load(
-        b_ring_ptr + past_row[:, None] * N + n[None, :],
-        mask=is_past[:, None] & mask_n,
-        other=0.0,
-    )  # [BLOCK_W, BLOCK_N]
+    b_past = tl.load(b_past_ptrs, mask=is_past[:, None] & mask_n, other=0.0)  # [BLOCK_W, BLOCK_N]
     for i in tl.range(0, TILES * FOLDS, num_stages=STAGES):
         tile = first_tile + i // FOLDS
         head = tile // P_BLOCKS
         p = tile % P_BLOCKS * BLOCK_P + i % FOLDS * FOLD_P + tl.arange(0, FOLD_P)
         is_p = p < P
+        mask_state = is_p[:, None] & mask_n
         state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
-        state = tl.load(state_ptrs, mask=is_p[:, None] & mask_n, other=0.0)
+        state = tl.load(state_ptrs, mask=mask_state, other=0.0)
         x_past = tl.load(
             x_ring_ptr + (head * RING_ROWS + past_row[:, None]) * P + p[None, :],
             mask=is_past[:, None] & is_p[None, :],
             other=0.0,
         )  # [BLOCK_W, FOLD_P]
-        dt_past = tl.load(dt_ring_ptr + head * RING_ROWS + past_row, mask=is_past, other=0.0)
-        steps = fixed_steps(dt_past, tl.load(A_ptr + head))
-        total = tl.sum(steps, 0)
-        weight = decay_over(total - tl.cumsum(steps, 0)) * dt_past
-        weighted = x_past.to(tl.float32) * weight[:, None]  # few, and B stays in registers
-        folded = state.to(tl.float32) * decay_over(total) + dot(tl.trans(weighted), b_past)
-        if STOCHASTIC:
-            quads = (head * P + p[:, None]) * ((N + 3) // 4) + quad[None, :]
-            words = stochastic_words(seed, quads.to(tl.uint32), layer, FOLD_P, BLOCK_N // 4)
-            stored = round_stochastic(folded, words, state_ptr.dtype.element_ty)
-        else:
-            stored = folded.to(state_ptr.dtype.element_ty)
-        tl.store(state_ptrs, stored, mask=is_p[:, None] & mask_n)
+        weight = tl.load(fold_weight_ptr + head * stride_weight_head + past)
+        decay = tl.load(fold_decay_ptr + head)
+        quads = (head * P + p[:, None]) * ((N + 3) // 4) + quad[None, :]
+        _fold(
+            state,
+            state_ptrs,
+            mask_state,
+            x_past,
+            b_past,
+            weight,
+            decay,
+            seed,
+            quads,
+            layer,
+            STOCHASTIC,
+        )
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -108,6 +144,8 @@ def _state_update_kernel(
     conv_out_ptr,
     causal_ptr,
     decay_ptr,
+    fold_weight_ptr,
+    fold_decay_ptr,
     state_ptr,
     x_ring_ptr,
     b_ring_ptr,
@@ -128,6 +166,9 @@ def _state_update_kernel(
     stride_causal_token,
     stride_decay_row,
     stride_decay_head,
+    stride_weight_row,
+    stride_weight_head,
+    stride_fold_row,
     stride_state_slot,
     stride_x_slot,
     stride_b_slot,
@@ -184,7 +225,9 @@ def _state_update_kernel(
 
     state_ptr += slot * stride_state_slot
     x_ring_ptr += slot * stride_x_slot
-    b_ring_ptr += slot * stride_b_slot + group * stride_b_group
+    b_past_ptrs = (
+        b_ring_ptr + slot * stride_b_slot + group * stride_b_group + past_row[:, None] * N + n
+    )
     dt_ring_ptr += slot * stride_dt_slot
     conv_ptrs = conv_out_ptr + row * stride_conv_row + token[:, None] * stride_conv_token
     c_ptrs = conv_ptrs + (H * P + G * N + group * N + n)[None, :]
@@ -199,38 +242,37 @@ def _state_update_kernel(
         tile = first_tile + i
         head = tile // P_BLOCKS
         p = tile % P_BLOCKS * BLOCK_P + tl.arange(0, BLOCK_P)
-        mask_state = (p < P)[:, None] & mask_n & live
-        mask_x = is_new[:, None] & (p < P)[None, :]
+        is_p = p < P
+        mask_state = is_p[:, None] & mask_n & live
+        mask_x = is_new[:, None] & is_p[None, :]
         state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
         state = tl.load(state_ptrs, mask=mask_state, other=0.0)  # [BLOCK_P, BLOCK_N]
         x_past = tl.load(
             x_ring_ptr + (head * RING_ROWS + past_row[:, None]) * P + p[None, :],
-            mask=is_past[:, None] & (p < P)[None, :],
+            mask=is_past[:, None] & is_p[None, :],
             other=0.0,
         )  # [BLOCK_W, BLOCK_P]
         if TILES == 1:
+            is_folded = is_past & flush
+            b_past = tl.load(b_past_ptrs, mask=is_folded[:, None] & mask_n, other=0.0)
+            dt_past = tl.load(dt_ring_ptr + head * RING_ROWS + past_row, mask=is_folded, other=0.0)
             if flush:
-                tl.debug_barrier()  # other threads store what this one has just loaded
-                _fold_history(
-                    state_ptr,
-                    x_ring_ptr,
-                    b_ring_ptr,
-                    dt_ring_ptr,
-                    A_ptr,
-                    past_row,
-                    is_past,
-                    first_tile,
+                tl.debug_barrier()  # in a small tile another thread loads what this one stores
+                steps = fixed_steps(dt_past, tl.load(A_ptr + head))
+                total = tl.sum(steps, 0)
+                quads = (head * P + p[:, None]) * ((N + 3) // 4) + tl.arange(0, BLOCK_N // 4)
+                _fold(
+                    state,
+                    state_ptrs,
+                    mask_state,
+                    x_past,
+                    b_past,
+                    fold_weights(steps, dt_past, total, 0),
+                    decay_over(total),
                     seed,
+                    quads,
                     layer,
-                    P,
-                    N,
-                    RING_ROWS,
                     STOCHASTIC,
-                    TILES,
-                    FOLD_STAGES,
-                    BLOCK_P,
-                    BLOCK_N,
-                    FOLD_P,
                 )
             wait_for_producer(WAIT)
             c_new = tl.load(c_ptrs, mask=mask_c, other=0.0)
@@ -267,7 +309,7 @@ def _state_update_kernel(
             + head * stride_out_head
             + p[None, :] * stride_out_dim,
             y.to(out_ptr.dtype.element_ty),
-            mask=(token < T)[:, None] & (p < P)[None, :],
+            mask=(token < T)[:, None] & is_p[None, :],
         )
         tl.store(
             x_ring_ptr + (head * RING_ROWS + new_row[:, None]) * P + p[None, :],
@@ -276,17 +318,18 @@ def _state_update_kernel(
         )
     if TILES > 1 and flush:
         tl.debug_barrier()  # other threads store what this one has just loaded
-        _fold_history(
+        _fold_tiles(
             state_ptr,
             x_ring_ptr,
-            b_ring_ptr,
-            dt_ring_ptr,
-            A_ptr,
+            b_past_ptrs,
+            fold_weight_ptr + row * stride_weight_row,
+            fold_decay_ptr + row * stride_fold_row,
             past_row,
             is_past,
             first_tile,
             seed,
             layer,
+            stride_weight_head,
             P,
             N,
             RING_ROWS,
@@ -294,6 +337,7 @@ def _state_update_kernel(
             TILES,
             FOLD_STAGES,
             BLOCK_P,
+            BLOCK_W,
             BLOCK_N,
             FOLD_P,
         )
@@ -320,14 +364,15 @@ def state_update(
     """
     rows, tokens = out.shape[:2]
     z = inputs.z
-    fold_rows = min(launch.fold_rows, launch.block_head_dim)
-    blocks = triton.cdiv(shape.head_dim, launch.block_head_dim)
-    tiles = largest_divisor(shape.heads_per_group * blocks, launch.tiles)
-    grid = (shape.heads * blocks // tiles, rows)
+    block, fold_rows, tiles = _cut(shape, launch)
+    grid = (shape.heads * triton.cdiv(shape.head_dim, block) // tiles, rows)
+    block_n = triton.next_power_of_2(shape.state_dim)
     return _state_update_kernel[grid](
         scratch.conv_out,
         scratch.causal,
         scratch.decay,
+        scratch.fold_weight,
+        scratch.fold_decay,
         cache.state,
         cache.x_ring,
         cache.b_ring,
@@ -342,6 +387,8 @@ def state_update(
         scratch.conv_out.stride(1),
         *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
+        *scratch.fold_weight.stride()[:2],
+        scratch.fold_decay.stride(0),
         cache.state.stride(0),
         cache.x_ring.stride(0),
         cache.b_ring.stride(0),
@@ -362,10 +409,10 @@ def state_update(
         WAIT=links.state_update,
         TILES=tiles,
         STAGES=launch.stages,
-        BLOCK_P=launch.block_head_dim,
+        BLOCK_P=block,
         BLOCK_T=PADDED_TOKENS,
         BLOCK_W=padded_window(window),
-        BLOCK_N=triton.next_power_of_2(shape.state_dim),
+        BLOCK_N=block_n,
         FOLD_P=fold_rows,
         FOLD_STAGES=launch.fold_stages,
         num_warps=launch.num_warps,
@@ -373,3 +420,15 @@ def state_update(
         launch_pdl=links.state_update,
         **NO_CONTRACTION,
     )
+
+
+def _cut(shape: ChainShape, launch: StateUpdateLaunch) -> tuple[int, int, int]:
+    """Return the rows of P of a block and of a fold's tile, and the blocks that a program handles.
+
+    A single block is folded as it is, so it has no more rows than a fold.
+    """
+    block, fold_rows = launch.block_head_dim, min(launch.fold_rows, launch.block_head_dim)
+    tiles = largest_divisor(
+        shape.heads_per_group * triton.cdiv(shape.head_dim, block), launch.tiles
+    )
+    return (fold_rows, fold_rows, 1) if tiles == 1 else (block, fold_rows, tiles)

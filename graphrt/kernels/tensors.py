@@ -97,12 +97,15 @@ class Scratch:
     history token j, column W' + j the launch's token j, the others are 0, with W' the window
     padded to a power of two (`graphrt.memory.padded_window`). One fp32 plane; with bf16 activations
     two bf16 planes, the matrix rounded and what that left. decay: (rows, H, T) fp32, from the
-    checkpoint to each token. Both precompute → state update. row_cursors: (rows, 8) int64,
-    contiguous, the launch's cursors by row, columns as in `graphrt.kernels.row_cursors`;
-    advance → every stage of every layer.
+    checkpoint to each token. fold_weight: (rows, H, W') fp32, what a fold multiplies each history
+    token by, and fold_decay: (rows, H) fp32, the state. These four precompute → state update.
+    row_cursors: (rows, 8) int64, contiguous, the launch's cursors by row, columns as in
+    `graphrt.kernels.row_cursors`; advance → every stage of every layer.
     """
 
     conv_out: Tensor
     causal: Tensor
     decay: Tensor
+    fold_weight: Tensor
+    fold_decay: Tensor
     row_cursors: Tensor

@@ -37,6 +37,7 @@ ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
 HISTORY = {"b_ring_ptr", "dt_ring_ptr"}
 WAIT = "griddepcontrol.wait"
 LOOPS_FROM = 64  # rows of RANK from which a state update has several tiles
+LOADED_IN_LOOPS = {"fold_weight_ptr", "fold_decay_ptr"}  # with one tile it makes them itself
 
 
 @cache
@@ -103,8 +104,8 @@ def test_the_declaration_is_what_the_kernels_do() -> None:
     }
     read_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
     written_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
-    for case in (RANK, STOCHASTIC):
-        for stage, code in codes(case, ALL, 32, 100 if case is STOCHASTIC else 90).items():
+    for case, bucket, capability in ((RANK, 32, 90), (RANK, LOOPS_FROM, 90), (STOCHASTIC, 32, 100)):
+        for stage, code in codes(case, ALL, bucket, capability).items():
             module = read(code.ptx)
             provenance = Provenance(module, module.kernel())
             provenance.solve()
@@ -192,7 +193,7 @@ def test_without_its_wait_a_kernel_is_convicted(stage: str) -> None:
     races = verdict.of(Severity.RACE)
     assert races[0].rule is Rule.NO_WAIT
     loaded = {f.argument for f in races if f.rule is Rule.EARLY_LOAD}
-    assert loaded == (set(link.written) & set(link.reads)) - link.older
+    assert loaded == (set(link.written) & set(link.reads)) - link.older - LOADED_IN_LOOPS
 
 
 @LINKED
@@ -321,8 +322,7 @@ def test_were_conv1d_no_entry_precompute_s_cursors_would_be_convicted() -> None:
     stages = (STAGES[0], replace(STAGES[1], entry=False), *STAGES[2:])
     chain = audit_chain(codes(RANK, ALL, 32, 90), stages, linked_stages(ALL))
     races = {(f.stage, f.argument) for f in chain.findings if f.severity is Severity.RACE}
-    cursors = {"held_ptr", "ring_start_ptr"}
-    assert {argument for stage, argument in races if stage == "precompute"} >= cursors
+    assert ("precompute", "row_cursors_ptr") in races
 
 
 def test_an_early_access_to_another_tensor_s_argument_is_convicted() -> None:

@@ -15,6 +15,7 @@ from tests.helpers.tensors import to_cpu
 
 CACHES = ("state", "x_ring", "b_ring", "dt_ring", "conv_ring")
 CURSORS = ("held", "ring_start", "conv_pos", "flushed", "last_tokens", "rand_seed", "accepted")
+FLOAT_SCRATCH = ("conv_out", "causal", "decay", "fold_weight", "fold_decay")
 WILD = -77_777_777  # in cursors of slots without a request
 
 

@@ -35,6 +35,7 @@ from tests.helpers.checks import (
 from tests.helpers.contents import (
     CACHES,
     CURSORS,
+    FLOAT_SCRATCH,
     WILD,
     appended_conv_rows,
     appended_rows,
@@ -193,8 +194,8 @@ class ChainDriver:
         chain.slot_ids.copy_(torch.tensor(slots, dtype=torch.int32))
         live = [slot for slot in slots if slot >= 0]
         scratch = self.cache.scratch(self.case.buckets[-1], self.case.tokens)
-        for tensor in (scratch.conv_out, scratch.causal, scratch.decay):
-            tensor.fill_(math.nan)
+        for name in FLOAT_SCRATCH:
+            getattr(scratch, name).fill_(math.nan)
         scratch.row_cursors.fill_(WILD)
 
         self._advance(chain, live)
@@ -281,7 +282,7 @@ class ChainDriver:
         )
         self._check_outputs(layer, live, reference, out)
         padding = [row for row, slot in enumerate(slots) if slot < 0]
-        for name in ("conv_out", "causal", "decay"):
+        for name in FLOAT_SCRATCH:
             check_zeros(getattr(scratch, name)[padding], f"{name} of padding rows")
         check_unwritten(inputs, flat_copies(on_cpu), "inputs")
         self._check_caches(layer, slots, on_cpu.xbc, conv_out, caches)

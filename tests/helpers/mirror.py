@@ -15,10 +15,8 @@ from graphrt.kernels import reference
 from graphrt.kernels.chain import BoundChain
 from graphrt.kernels.tensors import LayerInputs, Scratch
 from tests.helpers.checks import Mismatch, check_same_bits, spacing
-from tests.helpers.contents import CACHES, CURSORS
+from tests.helpers.contents import CACHES, CURSORS, FLOAT_SCRATCH
 from tests.helpers.drive import ChainDriver
-
-SCRATCH = ("conv_out", "causal", "decay")  # that is floating point
 
 
 class MirroredDriver(ChainDriver):
@@ -75,9 +73,10 @@ class MirroredDriver(ChainDriver):
         self._check(
             "causal", kernel.causal.float().sum(2), twin.causal.float().sum(2), last_bit=last_bit
         )
-        self._check("decay", kernel.decay, twin.decay)
+        for name in ("decay", "fold_weight", "fold_decay"):
+            self._check(name, getattr(kernel, name), getattr(twin, name))
+            getattr(twin, name).copy_(getattr(kernel, name))
         twin.causal.copy_(kernel.causal)
-        twin.decay.copy_(kernel.decay)
         stochastic = self.case.rounding == "stochastic"
         reference.state_update_reference(
             *stage, twin_out, shape=shape, window=window, stochastic=stochastic
@@ -97,7 +96,7 @@ class MirroredDriver(ChainDriver):
         for name in (*CURSORS, "clamped"):
             getattr(mirror.cursors, name).copy_(getattr(self.cache.cursors, name))
         scratch = self._whole_scratch(mirror)
-        for name in SCRATCH:
+        for name in FLOAT_SCRATCH:
             getattr(scratch, name).fill_(torch.nan)
         scratch.row_cursors.copy_(self._whole_scratch(self.cache).row_cursors)
         return mirror

@@ -19,7 +19,7 @@ from graphrt.capture.buffers import named_tensors
 from graphrt.kernels.tensors import LayerInputs
 from tests.helpers.cases import BASE, Case, random_request
 from tests.helpers.checks import check_same_bits
-from tests.helpers.contents import CACHES, CURSORS, WILD, poison_slot
+from tests.helpers.contents import CACHES, CURSORS, FLOAT_SCRATCH, WILD, poison_slot
 
 CASE = replace(BASE, layers=2, slots=6)
 
@@ -130,6 +130,6 @@ def nothing_written(runtime: DecodeRuntime, *but: str) -> Iterator[None]:
 def poison_scratch(cache: ReplayCache) -> None:
     """Put NaN in all scratch, and slots that are not there in its rows."""
     scratch = cache.scratch(cache.config.buckets[-1], cache.config.tokens)
-    for tensor in (scratch.conv_out, scratch.causal, scratch.decay):
-        tensor.fill_(math.nan)
+    for name in FLOAT_SCRATCH:
+        getattr(scratch, name).fill_(math.nan)
     scratch.row_cursors.fill_(WILD)

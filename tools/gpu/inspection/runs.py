@@ -148,7 +148,9 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
             launch=launch.state_update,
         )
 
-    made = {"causal": scratch.causal, "decay": scratch.decay}
+    made = {
+        name: getattr(scratch, name) for name in ("causal", "decay", "fold_weight", "fold_decay")
+    }
     runs = {
         "precompute": (run_precompute, {"conv_out": scratch.conv_out}, made),
         "state_update": (run_state_update, {"conv_out": scratch.conv_out, **made}, {"out": out}),
