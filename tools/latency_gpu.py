@@ -12,10 +12,10 @@ Sections in this order, each by itself; one that fails is recorded and the other
     commits    this tree against itself in two processes: SAME or UNDECIDED
     self       the same code against itself in turns, for as long as is left: false alarms
 
-What begins within --seconds is finished; 120 are meant for all. Writes, after every
-section, OUT/summary.json with all there is and OUT/report.json with what is worth committing, as
-benchmarks/latency-GPU.json; recordings beside them. Without a GPU it tries itself out with tiny
-counts, and its verdicts mean nothing.
+What begins within --seconds is finished; 120 are meant for all. Writes, after every section,
+OUT/summary.json with all there is and OUT/report.json with what is worth committing, as
+benchmarks/latency-trial-GPU.json; recordings beside them. Without a GPU it tries itself out with
+tiny counts, and its verdicts mean nothing.
 """
 
 from __future__ import annotations
