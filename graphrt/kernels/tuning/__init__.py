@@ -55,7 +55,7 @@ class StateUpdateLaunch:
     that has ``stages`` - 1 on their way; the largest divisor of the group's tiles up to it is
     taken. max_registers: a thread may use. On a flush, fold_rows rows of P are folded at a time (16
     or 32: at 64 the product would be another instruction, with other bits), fold_stages - 1 on
-    their way.
+    their way; where it comes to a single tile, that has no more rows.
     """
 
     block_head_dim: int
