@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """precompute: everything small that the state update needs, for every (row, head).
 
-dt and the decays, and the causal matrix over history and new tokens
+dt, the decays, what a fold multiplies by, and the causal matrix over history and new tokens
 
     causal[t, j] = exp(cum_t - cum_j) * dt_j * (C_t . B_j)
 
@@ -241,7 +241,7 @@ def precompute(
     links: PdlLinks,
     launch: PrecomputeLaunch,
 ) -> Compiled:
-    """Write ``scratch.causal`` and ``scratch.decay``; append B and dt to their rings.
+    """Write ``causal``, ``decay``, ``fold_weight`` and ``fold_decay``; append B and dt to rings.
 
     Reads conv1d's output only after its wait; dt, A and the history are older and read before.
     Padding rows give zeros and touch no cache.

@@ -107,7 +107,7 @@ def precompute_reference(
     shape: ChainShape,
     window: int,
 ) -> None:
-    """Twin of `precompute`: write ``causal`` and ``decay``, append B and dt to their rings."""
+    """Twin of `precompute`: write ``causal``, the decays and a fold's weights; append B and dt."""
     live = slot_ids >= 0
     slot = slot_ids[live].long()
     tokens, ring_rows = inputs.dt.shape[1], cache.dt_ring.shape[2]

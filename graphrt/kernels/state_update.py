@@ -22,9 +22,9 @@ from torch import Tensor
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
-from graphrt.kernels.dot import dot, dot_planes, read_out
+from graphrt.kernels.dot import dot_planes, read_out
+from graphrt.kernels.fold import fold, fold_tiles
 from graphrt.kernels.pdl import wait_for_producer
-from graphrt.kernels.rounding import round_stochastic, stochastic_words
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -36,106 +36,6 @@ from graphrt.kernels.row_cursors import (
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import StateUpdateLaunch, largest_divisor
 from graphrt.memory import PADDED_TOKENS, padded_window
-
-
-@triton.jit
-def _fold(
-    state,
-    state_ptrs,
-    mask,
-    x_past,
-    b_past,
-    weight,
-    decay,
-    seed,
-    quads,
-    layer,
-    STOCHASTIC: tl.constexpr,
-):
-    """Store a tile's state after the whole history.
-
-    state: [P', N] at state_ptrs. x_past: [W', P']. b_past: [W', N]. weight: [W'], 0 after the
-    history. decay: of the state. quads: [P', N / 4], the numbers of the tile's random draws.
-    """
-    weighted = x_past.to(tl.float32) * weight[:, None]  # few, and B stays in registers
-    folded = state.to(tl.float32) * decay + dot(tl.trans(weighted), b_past)
-    dtype: tl.constexpr = state_ptrs.dtype.element_ty
-    if STOCHASTIC:
-        words = stochastic_words(
-            seed, quads.to(tl.uint32), layer, quads.type.shape[0], quads.type.shape[1]
-        )
-        stored = round_stochastic(folded, words, dtype)
-    else:
-        stored = folded.to(dtype)
-    tl.store(state_ptrs, stored, mask=mask)
-
-
-@triton.jit
-def _fold_tiles(
-    # pointers, of this slot, group and row
-    state_ptr,
-    x_ring_ptr,
-    b_past_ptrs,
-    fold_weight_ptr,
-    fold_decay_ptr,
-    # the history, and the first of this program's tiles
-    past_row,
-    is_past,
-    first_tile,
-    # random draws
-    seed,
-    layer,
-    # strides, in elements
-    stride_weight_head,
-    # constants
-    P: tl.constexpr,
-    N: tl.constexpr,
-    RING_ROWS: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-    TILES: tl.constexpr,
-    STAGES: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    FOLD_P: tl.constexpr,
-):
-    """Read the tiles' state again and fold it, FOLD_P rows of P at a time."""
-    P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
-    FOLDS: tl.constexpr = BLOCK_P // FOLD_P
-    n = tl.arange(0, BLOCK_N)
-    quad = tl.arange(0, BLOCK_N // 4)
-    past = tl.arange(0, BLOCK_W)
-    mask_n = (n < N)[None, :]
-    b_past = tl.load(b_past_ptrs, mask=is_past[:, None] & mask_n, other=0.0)  # [BLOCK_W, BLOCK_N]
-    for i in tl.range(0, TILES * FOLDS, num_stages=STAGES):
-        tile = first_tile + i // FOLDS
-        head = tile // P_BLOCKS
-        p = tile % P_BLOCKS * BLOCK_P + i % FOLDS * FOLD_P + tl.arange(0, FOLD_P)
-        is_p = p < P
-        mask_state = is_p[:, None] & mask_n
-        state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
-        state = tl.load(state_ptrs, mask=mask_state, other=0.0)
-        x_past = tl.load(
-            x_ring_ptr + (head * RING_ROWS + past_row[:, None]) * P + p[None, :],
-            mask=is_past[:, None] & is_p[None, :],
-            other=0.0,
-        )  # [BLOCK_W, FOLD_P]
-        weight = tl.load(fold_weight_ptr + head * stride_weight_head + past)
-        decay = tl.load(fold_decay_ptr + head)
-        quads = (head * P + p[:, None]) * ((N + 3) // 4) + quad[None, :]
-        _fold(
-            state,
-            state_ptrs,
-            mask_state,
-            x_past,
-            b_past,
-            weight,
-            decay,
-            seed,
-            quads,
-            layer,
-            STOCHASTIC,
-        )
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -261,7 +161,7 @@ def _state_update_kernel(
                 steps = fixed_steps(dt_past, tl.load(A_ptr + head))
                 total = tl.sum(steps, 0)
                 quads = (head * P + p[:, None]) * ((N + 3) // 4) + tl.arange(0, BLOCK_N // 4)
-                _fold(
+                fold(
                     state,
                     state_ptrs,
                     mask_state,
@@ -318,7 +218,7 @@ def _state_update_kernel(
         )
     if TILES > 1 and flush:
         tl.debug_barrier()  # other threads store what this one has just loaded
-        _fold_tiles(
+        fold_tiles(
             state_ptr,
             x_ring_ptr,
             b_past_ptrs,

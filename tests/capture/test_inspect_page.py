@@ -11,8 +11,8 @@ import pytest
 
 from graphrt.capture.inspect.page import page
 from graphrt.capture.inspect.report import Finding, Report
-from tests.capture.browser import rendered, screenshot
 from tests.capture.saved_reports import NAMES, saved
+from tests.helpers.browser import rendered, screenshot
 
 pytestmark = pytest.mark.xdist_group("browser")
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,11 +83,13 @@ def test_a_line_that_was_cut_off_costs_only_itself(tmp_path: Path) -> None:
         (lambda told: told["cases"].update(case=[["marginal", "launch"]]), RecordingError),
     ],
 )
-def test_what_is_no_history_is_refused(tmp_path: Path, edit: object, error: type) -> None:
+def test_what_is_no_history_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], error: type
+) -> None:
     path = tmp_path / "history.jsonl"
     append(recording({WHOLE: samples(np.random.default_rng(0))}), path)
     told = json.loads(path.read_text())
-    edit(told)  # type: ignore[operator]
+    edit(told)
     path.write_text(json.dumps(told) + "\n")
     with pytest.raises(error, match=r"history\.jsonl: line 1"):
         read(path)
