@@ -12,8 +12,8 @@ from torch import Tensor
 from graphrt.config import RuntimeConfig
 from graphrt.errors import ConfigError, sentence
 from graphrt.kernels.rounding import round_state_reference
-from graphrt.kernels.row_cursors import SLOT
-from graphrt.kernels.tensors import NO_CLAMP, Cursors, LayerCache, Scratch
+from graphrt.kernels.row_cursors import clear_row_cursors
+from graphrt.kernels.tensors import NO_CLAMP, SCRATCH, Cursors, LayerCache, Scratch
 from graphrt.memory import MemoryPlan, free_bytes
 
 
@@ -62,15 +62,8 @@ class ReplayCache:
             accepted=made["accepted"],
             clamped=_host_visible(config),
         )
-        made["row_cursors"][:, SLOT.value] = -1  # all padding, until advance says otherwise
-        self._scratch = Scratch(
-            conv_out=made["conv_out"],
-            causal=made["causal"],
-            decay=made["decay"],
-            fold_weight=made["fold_weight"],
-            fold_decay=made["fold_decay"],
-            row_cursors=made["row_cursors"],
-        )
+        clear_row_cursors(made["row_cursors"])  # until advance says otherwise
+        self._scratch = Scratch(**{name: made[name] for name in SCRATCH})
 
     def nbytes(self) -> dict[str, int]:
         """Return the bytes of every tensor, by name."""
@@ -103,6 +96,7 @@ class ReplayCache:
         """
         return Scratch(
             conv_out=self._scratch.conv_out[:rows, :tokens],
+            read_c=self._scratch.read_c[:rows, :, :tokens],
             causal=self._scratch.causal[:rows, :, :, :tokens],
             decay=self._scratch.decay[:rows, :, :tokens],
             fold_weight=self._scratch.fold_weight[:rows],

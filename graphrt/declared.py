@@ -14,6 +14,7 @@ from graphrt.capture.inspect.manifest import Manifest, Padding, Role
 from graphrt.capture.inspect.triton_names import is_compiled_kernel
 from graphrt.kernels.chain import BoundChain
 from graphrt.kernels.links import STAGES
+from graphrt.kernels.tensors import SCRATCH
 
 _ROLES = {
     "state": Role.STATE,
@@ -60,7 +61,7 @@ def cache_manifest(cache: ReplayCache, step: object) -> Manifest:
         tensor = getattr(cache, name) if tensor is None else tensor
         manifest.declare(name, tensor, role, Padding.UNTOUCHED)
     scratch = cache.scratch(config.buckets[-1], config.tokens)
-    for name in ("conv_out", "causal", "decay", "fold_weight", "fold_decay", "row_cursors"):
+    for name in SCRATCH:
         manifest.declare(name, getattr(scratch, name), Role.SCRATCH, Padding.IGNORED)
     if isinstance(step, Declares):
         step.declare_weights(manifest)

@@ -102,6 +102,7 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
     heads, ring_rows, act = shape.heads, config.ring_rows, config.activation_dtype
     bucket, tokens = config.buckets[-1], config.tokens
     planes = act == torch.bfloat16
+    read = torch.float16 if planes and config.state_dtype == torch.float16 else act
     per_slot = "slots, layers or the state dtype's width"
     ring = "slots, layers or window"
 
@@ -129,6 +130,7 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
             cursor("rand_seed", torch.int64),
             cursor("accepted"),
             scratch("conv_out", (tokens, shape.conv_dim), act),
+            scratch("read_c", (shape.groups, tokens, shape.state_dim), read),
             scratch(
                 "causal",
                 (heads, 2 if planes else 1, tokens, padded_window(config.window) + PADDED_TOKENS),

@@ -21,12 +21,12 @@ from graphrt.capture.inspect.memory import allocator_memory
 from graphrt.capture.inspect.poison import PoisonCase
 from graphrt.capture.inspect.report import PointsTo
 from graphrt.declared import Declares
+from graphrt.kernels.tensors import SCRATCH
 from graphrt.runtime import DecodeRuntime
 from graphrt.step import Step
 
 _CACHES = ("state", "x_ring", "b_ring", "dt_ring", "conv_ring")
 _CURSORS = ("held", "ring_start", "conv_pos", "flushed", "last_tokens", "rand_seed", "accepted")
-_SCRATCH = ("conv_out", "causal", "decay", "fold_weight", "fold_decay", "row_cursors")
 # Zeros, NaN in every floating dtype and -1, a large number.
 _POOL_BYTES = (0x00, 0xFF, 0x7B)
 
@@ -55,7 +55,7 @@ def _case(runtime: DecodeRuntime, step: Step, captured: BucketGraph[object]) -> 
     cursors = {name: getattr(cache.cursors, name) for name in _CURSORS}
     scratch = cache.scratch(config.buckets[-1], config.tokens)
 
-    poisoned: dict[str, Tensor] = {name: getattr(scratch, name) for name in _SCRATCH}
+    poisoned: dict[str, Tensor] = {name: getattr(scratch, name) for name in SCRATCH}
     poisoned |= {name: buffers[name] for name in outputs}
     others = {f"other slots of {name}": tensor[:, live:] for name, tensor in caches.items()}
     others |= {f"other slots of {name}": tensor[live:] for name, tensor in cursors.items()}

@@ -37,13 +37,16 @@ ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
 WRITTEN_UPSTREAM = {
     "conv1d": {"xbc_ptr", "conv_ring_ptr", "row_cursors_ptr"},
     "precompute": {"conv_out_ptr"},
-    "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr"},
+    "state_update": {"conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"},
 }
 # What the kernels before may still be reading until the wait, other rows of it or these.
 READ_UPSTREAM = {
     "conv1d": {"conv_ring_ptr", "conv_out_ptr"},
     "precompute": {"conv_out_ptr"},
-    "state_update": {"conv_out_ptr", "causal_ptr", "decay_ptr", "b_ring_ptr", "dt_ring_ptr"},
+    "state_update": {
+        *("conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"),
+        *("b_ring_ptr", "dt_ring_ptr"),
+    },
 }
 
 

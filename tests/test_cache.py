@@ -9,7 +9,7 @@ import torch
 
 from graphrt.cache import Prefilled, ReplayCache
 from graphrt.errors import ConfigError
-from graphrt.kernels.tensors import NO_CLAMP
+from graphrt.kernels.tensors import NO_CLAMP, SCRATCH
 from tests.helpers.cases import BASE, Case, random_request
 from tests.helpers.checks import check_same_bits
 from tests.helpers.contents import CACHES, CURSORS
@@ -134,13 +134,13 @@ def test_every_launch_shares_the_scratch() -> None:
         assert part.decay.shape == (rows, 4, tokens)
         assert part.fold_weight.shape == (rows, 4, 16) and part.fold_decay.shape == (rows, 4)
         assert part.row_cursors.shape == (rows, 8) and part.row_cursors.is_contiguous()
-        for name in ("conv_out", "causal", "decay", "fold_weight", "fold_decay", "row_cursors"):
+        for name in SCRATCH:
             assert getattr(part, name).data_ptr() == getattr(whole, name).data_ptr()
 
 
 def test_before_any_launch_every_row_is_padding() -> None:
     rows = ReplayCache(CASE.config("cpu")).scratch(4, 3).row_cursors
-    assert rows.tolist() == [[-1, 0, 0, 0, 0, 0, 0, 0]] * 4
+    assert rows.tolist() == [[-1, 0, 0, 0, 0, 0, row, 0] for row in range(4)]
 
 
 def test_other_cursors_are_over_the_same_caches_and_scratch() -> None:

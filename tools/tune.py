@@ -57,27 +57,26 @@ CONV1D = tuple(
 )
 PRECOMPUTE = tuple(
     PrecomputeLaunch(heads, warps)
-    for heads, warps in ((2, 2), (4, 2), (4, 4), (8, 4), (16, 2), (16, 4))
+    for heads, warps in ((2, 1), (4, 1), (4, 2), (8, 2), (4, 4), (8, 4), (16, 2), (16, 4))
 )
 # One tile a program: the state is loaded before the wait. Several: a loop that fetches ahead.
 STATE_UPDATE = (
     *(
-        StateUpdateLaunch(rows, warps, registers, fold_rows=rows)
-        for rows, warps, registers in (
-            *((16, 1, None), (16, 2, None), (16, 4, None), (16, 2, 128), (16, 4, 96)),
-            *((32, 2, None), (32, 4, None), (32, 2, 168), (32, 4, 128)),
+        StateUpdateLaunch(rows, warps, registers, fold_rows=rows, loads_first=first)
+        for rows, warps, registers, first in (
+            *((16, 1, None, True), (16, 2, None, True), (16, 4, None, True)),
+            *((32, 2, None, True), (32, 4, None, True), (32, 2, 128, True), (32, 4, 80, True)),
+            *((16, 1, None, False), (32, 2, 168, False), (32, 4, None, False)),
         )
     ),
     *(
         StateUpdateLaunch(
-            rows, warps, registers, tiles=tiles, stages=stages, fold_rows=32, fold_stages=ahead
+            rows, warps, registers, tiles=tiles, stages=stages, fold_rows=fold, fold_stages=ahead
         )
-        for rows, warps, registers, tiles, stages, ahead in (
-            *((64, 4, None, 2, 2, 3), (64, 4, None, 4, 3, 3), (64, 4, 128, 2, 2, 2)),
-            *((64, 4, 128, tiles, 3, 3) for tiles in (2, 4, 8)),
-            *((64, 4, 128, 2, 3, 2), (64, 4, 128, 4, 3, 2)),
-            *((32, 4, 128, tiles, 3, 2) for tiles in (2, 4, 8)),
-            *((32, 4, None, 2, 2, 2), (32, 4, None, 4, 3, 2)),
+        for rows, warps, registers, tiles, stages, fold, ahead in (
+            *((32, 2, None, 2, 2, 16, 2), (32, 2, 168, 2, 2, 16, 2), (32, 2, None, 2, 2, 32, 2)),
+            *((64, 2, 168, 2, 2, 32, 4), (64, 2, 144, 2, 2, 32, 3), (64, 2, None, 2, 2, 32, 3)),
+            *((64, 4, None, 2, 2, 32, 3), (64, 4, None, 4, 3, 32, 3)),
         )
     ),
 )

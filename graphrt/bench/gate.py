@@ -18,7 +18,7 @@ from torch import Tensor
 from graphrt.bench.workload import Call, Workload
 from graphrt.errors import GraphrtError, sentence
 from graphrt.kernels import reference
-from graphrt.kernels.tensors import Cursors, LayerCache, Scratch
+from graphrt.kernels.tensors import SCRATCH, Cursors, LayerCache, Scratch
 
 ACTIVATION_16_BIT = 1e-2
 FP32 = 1e-3
@@ -94,11 +94,7 @@ def expected(work: Workload, call: Call, conv_out: Tensor | None = None) -> Expe
     shared = call.after.scratch(case.batch, case.tokens)
     scratch = Scratch(
         conv_out=torch.empty_like(shared.conv_out) if conv_out is None else conv_out.clone(),
-        causal=torch.empty_like(shared.causal),
-        decay=torch.empty_like(shared.decay),
-        fold_weight=torch.empty_like(shared.fold_weight),
-        fold_decay=torch.empty_like(shared.fold_decay),
-        row_cursors=torch.empty_like(shared.row_cursors),
+        **{name: torch.empty_like(getattr(shared, name)) for name in SCRATCH if name != "conv_out"},
     )
     rows = torch.arange(case.batch, dtype=torch.int32, device=work.device)
     given = (work.inputs, work.weights, cache, own, rows, scratch)

@@ -28,7 +28,7 @@ from graphrt.bench.traffic import Traffic
 from graphrt.cache import ReplayCache
 from graphrt.config import ChainShape
 from graphrt.errors import GraphrtError, sentence
-from graphrt.kernels.row_cursors import fill_row_cursors
+from graphrt.kernels.row_cursors import clear_row_cursors, fill_row_cursors
 from graphrt.kernels.tensors import Cursors, LayerInputs, LayerWeights
 from graphrt.memory import ROW_CURSOR_COLUMNS
 
@@ -122,7 +122,7 @@ class Workload:
         for field in fields(Cursors):
             if field.name != "clamped":
                 getattr(self._advancing, field.name).copy_(getattr(self.before, field.name))
-        self._advancing_rows.fill_(-1)
+        clear_row_cursors(self._advancing_rows)
 
     def advanced(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each cursor's name, what advance made of it and what it must be."""

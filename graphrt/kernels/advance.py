@@ -18,14 +18,17 @@ from graphrt.kernels.row_cursors import (
     CONV_POS,
     FLUSHED,
     HELD,
+    MOST_ORDERED,
+    ORDERED,
     RAND_SEED,
     RING_START,
+    ROW,
     SLOT,
     UNUSED,
 )
 from graphrt.kernels.tensors import Cursors
 
-_ROWS_PER_PROGRAM = 128
+_ROWS_PER_PROGRAM = ORDERED
 
 
 @triton.jit
@@ -54,9 +57,11 @@ def _advance_kernel(
     WINDOW: tl.constexpr,
     RING_ROWS: tl.constexpr,
     CONV_RING_ROWS: tl.constexpr,
+    MOST_ORDERED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0) * BLOCK
+    row = first + tl.arange(0, BLOCK)
     slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
     live = slot >= 0
 
@@ -88,14 +93,20 @@ def _advance_kernel(
     tl.store(flushed_ptr + slot, flushed, mask=live)
     tl.store(rand_seed_ptr + slot, seed, mask=live)
 
-    row_ptrs = row_cursors_ptr + row * COLUMNS
     is_row = row < rows
+    early = live & (flushed != 0) & (rows <= MOST_ORDERED)
+    late = is_row & ~early
+    place = tl.cumsum(early.to(tl.int32), 0)
+    after = tl.sum(early.to(tl.int32), 0) + tl.cumsum(late.to(tl.int32), 0)
+    line = first + tl.where(early, place, after) - 1
+    row_ptrs = row_cursors_ptr + line * COLUMNS
     tl.store(row_ptrs + SLOT, slot, mask=is_row)
     tl.store(row_ptrs + HELD, tl.where(live, held, 0), mask=is_row)
     tl.store(row_ptrs + RING_START, tl.where(live, ring_start, 0), mask=is_row)
     tl.store(row_ptrs + FLUSHED, tl.where(live, flushed, 0), mask=is_row)
     tl.store(row_ptrs + CONV_POS, tl.where(live, conv_pos, 0), mask=is_row)
     tl.store(row_ptrs + RAND_SEED, tl.where(live, seed, 0), mask=is_row)
+    tl.store(row_ptrs + ROW, row, mask=is_row)
     for column in tl.static_range(UNUSED, COLUMNS):
         tl.store(row_ptrs + column, 0, mask=is_row)
 
@@ -134,6 +145,7 @@ def advance(
         WINDOW=window,
         RING_ROWS=ring_rows,
         CONV_RING_ROWS=conv_rows,
+        MOST_ORDERED=MOST_ORDERED,
         BLOCK=_ROWS_PER_PROGRAM,
         num_warps=4,
     )

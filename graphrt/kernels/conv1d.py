@@ -17,7 +17,7 @@ import triton.language as tl
 from graphrt.config import PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.row_cursors import CONV_POS, SLOT, row_cursor
+from graphrt.kernels.row_cursors import CONV_POS, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
 
@@ -53,7 +53,7 @@ def _conv1d_kernel(
     BLOCK_C: tl.constexpr,
 ):
     signal_consumer(SIGNAL and not WAIT)
-    row = tl.program_id(1).to(tl.int64)
+    line = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     token = tl.arange(0, BLOCK_T)
     is_channel = channel < CHANNELS
@@ -69,8 +69,9 @@ def _conv1d_kernel(
 
     wait_for_producer(WAIT)
     signal_consumer(SIGNAL and WAIT)
-    slot = row_cursor(row_cursors_ptr, row, SLOT)
-    conv_pos = row_cursor(row_cursors_ptr, row, CONV_POS).to(tl.int32)
+    row = row_cursor(row_cursors_ptr, line, ROW)
+    slot = row_cursor(row_cursors_ptr, line, SLOT)
+    conv_pos = row_cursor(row_cursors_ptr, line, CONV_POS).to(tl.int32)
     live = slot >= 0
     mask = (token < T)[:, None] & (is_channel & live)[None, :]
     xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel[None, :] * stride_xbc_channel

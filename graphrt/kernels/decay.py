@@ -11,10 +11,15 @@ off is below 2**-32 a token, less than a rounding of the exponential. A step bel
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
+from graphrt.kernels.ptx import exp2
+
 _ONE = tl.constexpr(2.0**32)
+_LOG2_E_OVER_ONE = tl.constexpr(math.log2(math.e) / 2.0**32)
 _LEAST = tl.constexpr(-(2.0**20))
 
 
@@ -39,4 +44,4 @@ def decay_over(steps):
 
     Differences taken against time are positive; they give 1, for the caller to mask.
     """
-    return tl.exp(tl.minimum(steps.to(tl.float32) * (1.0 / _ONE), 0.0))
+    return exp2(tl.minimum(steps.to(tl.float32) * _LOG2_E_OVER_ONE, 0.0))

@@ -12,8 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-"""Triton's interpreter multiplies bf16 operands as raw integers: give it fp32 ones."""
+from graphrt.kernels.ptx import INTERPRETED
 
 
 @triton.jit
@@ -23,21 +22,27 @@ def _tf32_part(value):
 
 
 @triton.jit
-def dot(a, b):
-    """Return a @ b in fp32, for any mix of fp32, bf16 and fp16 operands."""
-    if INTERPRETED:
+def dot(a, b, PARTS: tl.constexpr = 3):
+    """Return a @ b in fp32, for any mix of fp32, bf16 and fp16 operands.
+
+    PARTS: of bf16 that an fp32 ``a`` beside a bf16 ``b`` is taken in: three hold it all, two 16
+    bits.
+    """
+    if INTERPRETED:  # it multiplies bf16 operands as raw integers: give it fp32 ones
         product = tl.dot(a.to(tl.float32), b.to(tl.float32))
     elif a.dtype == b.dtype and a.dtype != tl.float32:
         product = tl.dot(a, b)
     elif a.dtype != tl.float32 and b.dtype != tl.float32:
         product = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="tf32")
     elif b.dtype == tl.bfloat16:
-        # Three bf16 parts hold all 24 bits of a, and b stays as it is.
-        high = a.to(tl.bfloat16)
+        high = a.to(tl.bfloat16)  # b stays as it is
         rest = a - high.to(tl.float32)
         middle = rest.to(tl.bfloat16)
-        product = tl.dot((rest - middle.to(tl.float32)).to(tl.bfloat16), b)
-        product = tl.dot(middle, b, product)
+        if PARTS == 2:
+            product = tl.dot(middle, b)
+        else:
+            product = tl.dot((rest - middle.to(tl.float32)).to(tl.bfloat16), b)
+            product = tl.dot(middle, b, product)
         product = tl.dot(high, b, product)
     elif b.dtype != tl.float32:
         high = _tf32_part(a)
@@ -55,42 +60,38 @@ def dot(a, b):
 
 
 @triton.jit
-def read_out(c, state):
-    """Return c @ state.T in fp32: (tokens, N) and (P, N) to (tokens, P)."""
-    if INTERPRETED or c.dtype != tl.bfloat16 or state.dtype != tl.float16:
-        product = dot(c, tl.trans(state))
+def into_range(c, DTYPE: tl.constexpr):
+    """Return c (tokens, N) as DTYPE, and per token what a product with it must be multiplied by.
+
+    bf16 reaches further than fp16, so each of its rows is moved into fp16's range by a power of
+    two. Exact, but for what lies 2**38 below the row's largest value. Other dtypes stay.
+    """
+    if c.dtype == DTYPE:
+        moved, undo = c, tl.full([c.shape[0]], 1.0, tl.float32)
     else:
-        # bf16 reaches further than fp16, so each row of c is moved into fp16's range by a power of
-        # two. Exact, but for what lies 2**38 below the row's largest value.
         largest = tl.max(tl.abs(c.to(tl.float32)), 1)
         exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
         scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+        moved = (c.to(tl.float32) * scale[:, None]).to(DTYPE)
         undo = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
-        scaled = (c.to(tl.float32) * scale[:, None]).to(tl.float16)
-        product = tl.dot(scaled, tl.trans(state)) * undo[:, None]
-    return product
+    return moved, undo
 
 
 @triton.jit
-def dot_planes(past_ptrs, new_ptrs, stride_plane, mask, x_past, x_new, PLANES: tl.constexpr):
+def dot_planes(past, new, low_past, low_new, x_past, x_new, PLANES: tl.constexpr):
     """Return causal @ x in fp32 over history and new tokens, causal as precompute stores it.
 
     One fp32 plane, or two of bf16 whose sum it is: 16 bits of it, 256 times finer than the bf16
     output. The small plane is multiplied first.
     """
-    past = tl.load(past_ptrs, mask=mask, other=0.0)
-    new = tl.load(new_ptrs, mask=mask, other=0.0)
     if PLANES == 1:
         product = dot(past, x_past) + dot(new, x_new)
+    elif INTERPRETED:
+        product = dot(past, x_past) + dot(new, x_new)
+        product += dot(low_past, x_past) + dot(low_new, x_new)
     else:
-        low_past = tl.load(past_ptrs + stride_plane, mask=mask, other=0.0)
-        low_new = tl.load(new_ptrs + stride_plane, mask=mask, other=0.0)
-        if INTERPRETED:
-            product = dot(past, x_past) + dot(new, x_new)
-            product += dot(low_past, x_past) + dot(low_new, x_new)
-        else:
-            product = tl.dot(low_past, x_past)
-            product = tl.dot(low_new, x_new, product)
-            product = tl.dot(new, x_new, product)
-            product = tl.dot(past, x_past, product)
+        product = tl.dot(low_past, x_past)
+        product = tl.dot(low_new, x_new, product)
+        product = tl.dot(new, x_new, product)
+        product = tl.dot(past, x_past, product)
     return product

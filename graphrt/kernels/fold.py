@@ -33,8 +33,9 @@ def fold(
     history. decay: of the state. quads: [P', N / 4], the numbers of the tile's random draws.
     """
     weighted = x_past.to(tl.float32) * weight[:, None]  # few, and B stays in registers
-    folded = state.to(tl.float32) * decay + dot(tl.trans(weighted), b_past)
     dtype: tl.constexpr = state_ptrs.dtype.element_ty
+    parts: tl.constexpr = 3 if dtype == tl.float32 else 2  # 16 bits, of which 11 or 8 are stored
+    folded = state.to(tl.float32) * decay + dot(tl.trans(weighted), b_past, parts)
     if STOCHASTIC:
         words = stochastic_words(
             seed, quads.to(tl.uint32), layer, quads.type.shape[0], quads.type.shape[1]

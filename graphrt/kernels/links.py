@@ -75,6 +75,7 @@ STAGES = (
         writes=_tensors(
             "b_ring_ptr",
             "dt_ring_ptr",
+            "read_c_ptr",
             "causal_ptr",
             "decay_ptr",
             "fold_weight_ptr",
@@ -86,6 +87,7 @@ STAGES = (
         "_state_update_kernel",
         reads=_tensors(
             "conv_out_ptr",
+            "read_c_ptr",
             "causal_ptr",
             "decay_ptr",
             "fold_weight_ptr",

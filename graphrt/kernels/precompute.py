@@ -21,9 +21,10 @@ import triton.language as tl
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
-from graphrt.kernels.dot import dot
+from graphrt.kernels.dot import dot, into_range
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.row_cursors import HELD, RING_START, SLOT, row_cursor
+from graphrt.kernels.ptx import arrived
+from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
 from graphrt.memory import PADDED_TOKENS, padded_window
@@ -53,6 +54,7 @@ def _precompute_kernel(
     dt_bias_ptr,
     b_ring_ptr,
     dt_ring_ptr,
+    read_c_ptr,
     causal_ptr,
     decay_ptr,
     fold_weight_ptr,
@@ -67,6 +69,9 @@ def _precompute_kernel(
     stride_b_slot,
     stride_b_group,
     stride_dt_ring_slot,
+    stride_read_row,
+    stride_read_group,
+    stride_read_token,
     stride_causal_row,
     stride_causal_head,
     stride_causal_plane,
@@ -99,12 +104,13 @@ def _precompute_kernel(
     signal_consumer(SIGNAL)
     HEADS_PER_GROUP: tl.constexpr = H // G
     CHUNKS: tl.constexpr = (HEADS_PER_GROUP + BLOCK_H - 1) // BLOCK_H
-    row = tl.program_id(1).to(tl.int64)
+    line = tl.program_id(1).to(tl.int64)
     group = tl.program_id(0) // CHUNKS
     chunk = tl.program_id(0) % CHUNKS
-    slot = row_cursor(row_cursors_ptr, row, SLOT)
-    held = row_cursor(row_cursors_ptr, row, HELD).to(tl.int32)
-    ring_start = row_cursor(row_cursors_ptr, row, RING_START).to(tl.int32)
+    row = row_cursor(row_cursors_ptr, line, ROW)
+    slot = row_cursor(row_cursors_ptr, line, SLOT)
+    held = row_cursor(row_cursors_ptr, line, HELD).to(tl.int32)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(tl.int32)
     live = slot >= 0
 
     in_group = chunk * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -135,26 +141,18 @@ def _precompute_kernel(
     if HAS_DT_BIAS:
         bias = tl.load(dt_bias_ptr + head, mask=is_head, other=0.0).to(tl.float32)
     dt_ptrs = dt_ptr + row * stride_dt_row + head[:, None] * stride_dt_head
-    mask_token, mask_new = is_head[:, None] & is_token[None, :], is_head[:, None] & is_new[None, :]
+    mask_token = is_head[:, None] & is_token[None, :]
     dt_token = _processed_dt(
         dt_ptrs + token[None, :] * stride_dt_token, mask_token, bias, dt_min, dt_max
     )  # [BLOCK_H, BLOCK_T]
-    dt_new = _processed_dt(
-        dt_ptrs + new[None, :] * stride_dt_token, mask_new, bias, dt_min, dt_max
-    )  # [BLOCK_H, BLOCK_J]
-    tl.store(dt_ring_ptrs + new_row[None, :], dt_new, mask=mask_new)
+    token_row = (ring_start + held + token) % RING_ROWS
+    tl.store(dt_ring_ptrs + token_row[None, :], dt_token, mask=mask_token)
 
     steps_past = fixed_steps(dt_past, a)
     total = tl.sum(steps_past, 1)[:, None]  # over the whole history
     cum_past = tl.cumsum(steps_past, 1)
     cum_token = total + tl.cumsum(fixed_steps(dt_token, a), 1)
-    cum_new = total + tl.cumsum(fixed_steps(dt_new, a), 1)
-    decay = decay_over(cum_token)
-    tl.store(
-        decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
-        tl.where(live, decay, 0.0),
-        mask=is_head[:, None] & (token < T)[None, :],
-    )
+    dt_new, cum_new = _as_columns(dt_token, BLOCK_J), _as_columns(cum_token, BLOCK_J)
     weight_ptrs = fold_weight_ptr + row * stride_weight_row + head[:, None] * stride_weight_head
     tl.store(
         weight_ptrs + past[None, :],
@@ -173,6 +171,7 @@ def _precompute_kernel(
     gain_new = decay_over(cum_token[:, None, :] - cum_new[:, :, None]) * dt_new[:, :, None]
     gain_new = tl.where(keep_new[None, :, :], gain_new, 0.0)  # [BLOCK_H, BLOCK_J, BLOCK_T]
 
+    gain_past, gain_new = arrived(gain_past), arrived(gain_new)  # not after the wait
     wait_for_producer(WAIT)
     conv_ptrs = conv_out_ptr + row * stride_conv_row + (H * P + group * N + n)[None, :]
     mask_n = (n < N)[None, :]
@@ -183,10 +182,26 @@ def _precompute_kernel(
         mask=is_token[:, None] & mask_n,
         other=0.0,
     )
-    # One program of the group appends its B.
-    tl.store(b_ring_ptrs + new_row[:, None] * N, b_new, mask=mask_b & (chunk == 0))
+    b_new, c_new = arrived(b_new), arrived(c_new)
     products_past = dot(b_past, tl.trans(c_new))  # [BLOCK_W, BLOCK_T]
     products_new = dot(b_new, tl.trans(c_new))  # [BLOCK_J, BLOCK_T]
+    read_c, undo = into_range(c_new, read_c_ptr.dtype.element_ty)
+    tl.store(
+        decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
+        tl.where(live, decay_over(cum_token) * undo[None, :], 0.0),
+        mask=is_head[:, None] & (token < T)[None, :],
+    )
+    if chunk == 0:  # one program of the group appends its B and hands its C on
+        tl.store(b_ring_ptrs + new_row[:, None] * N, b_new, mask=mask_b)
+        tl.store(
+            read_c_ptr
+            + row * stride_read_row
+            + group * stride_read_group
+            + token[:, None] * stride_read_token
+            + n[None, :],
+            read_c,
+            mask=(token < T)[:, None] & mask_n,
+        )
 
     causal_ptrs = (
         causal_ptr
@@ -219,6 +234,17 @@ def _processed_dt(ptrs, mask, bias, dt_min, dt_max):
 
 
 @triton.jit
+def _as_columns(value, COLUMNS: tl.constexpr):
+    """Return (heads, tokens) with zeros after the tokens, as many as ``COLUMNS`` or half of it."""
+    if value.shape[1] == COLUMNS:
+        columns = value
+    else:
+        halves = tl.permute(tl.join(value, tl.zeros_like(value)), (0, 2, 1))
+        columns = tl.reshape(halves, [value.shape[0], COLUMNS])
+    return columns
+
+
+@triton.jit
 def _store_planes(ptrs, stride_plane, causal, mask, PLANES: tl.constexpr):
     """Store fp32 ``causal`` as one plane, or rounded to the planes' dtype and what that left."""
     if PLANES == 1:
@@ -241,7 +267,7 @@ def precompute(
     links: PdlLinks,
     launch: PrecomputeLaunch,
 ) -> Compiled:
-    """Write ``causal``, ``decay``, ``fold_weight`` and ``fold_decay``; append B and dt to rings.
+    """Write ``read_c``, ``causal``, ``decay`` and a fold's weights; append B and dt to rings.
 
     Reads conv1d's output only after its wait; dt, A and the history are older and read before.
     Padding rows give zeros and touch no cache.
@@ -256,6 +282,7 @@ def precompute(
         weights.dt_bias,
         cache.b_ring,
         cache.dt_ring,
+        scratch.read_c,
         scratch.causal,
         scratch.decay,
         scratch.fold_weight,
@@ -267,6 +294,7 @@ def precompute(
         cache.b_ring.stride(0),
         cache.b_ring.stride(1),
         cache.dt_ring.stride(0),
+        *scratch.read_c.stride()[:3],
         *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
         *scratch.fold_weight.stride()[:2],

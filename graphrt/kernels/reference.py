@@ -107,7 +107,7 @@ def precompute_reference(
     shape: ChainShape,
     window: int,
 ) -> None:
-    """Twin of `precompute`: write ``causal``, the decays and a fold's weights; append B and dt."""
+    """Twin of `precompute`: write what the state update needs; append B and dt."""
     live = slot_ids >= 0
     slot = slot_ids[live].long()
     tokens, ring_rows = inputs.dt.shape[1], cache.dt_ring.shape[2]
@@ -131,11 +131,14 @@ def precompute_reference(
     keep = torch.ones(tokens, window + tokens, dtype=torch.bool, device=causal.device).tril(window)
     keep = keep & F.pad(past, (0, tokens), value=True)[:, None, None, :]
 
-    scratch.causal[~live] = 0
-    for made in (scratch.decay, scratch.fold_weight, scratch.fold_decay):
-        made[~live] = 0
+    made = (scratch.read_c, scratch.causal, scratch.decay, scratch.fold_weight, scratch.fold_decay)
+    for tensor in made:
+        tensor[~live] = 0
     scratch.causal[live] = _planes(torch.where(keep, causal, 0.0), scratch.causal, window)
-    scratch.decay[live] = cum[..., window:].float().exp()
+    read_c, undo = _into_range(c_new, scratch.read_c.dtype)  # undo: [live, G, T]
+    scratch.read_c[live] = read_c
+    undo = undo.repeat_interleave(shape.heads_per_group, dim=1)
+    scratch.decay[live] = cum[..., window:].float().exp() * undo
     weight, decay = _fold_weights(dt_past, weights.A)
     scratch.fold_weight[live] = F.pad(weight, (0, scratch.fold_weight.shape[-1] - window))
     scratch.fold_decay[live] = decay
@@ -162,13 +165,13 @@ def state_update_reference(
     slot = slot_ids[live].long()
     tokens, ring_rows = out.shape[1], cache.x_ring.shape[2]
     conv_out = scratch.conv_out[live]
-    x_new, _, c_new = _split_conv_out(conv_out, shape)
+    x_new, _, _ = _split_conv_out(conv_out, shape)
     x_new = x_new.transpose(1, 2)  # [live, H, T, P]
     past, past_row = _past_rows(cursors, slot, window, ring_rows)
     x_past = _ring_rows(cache.x_ring, slot, past_row, past)  # [live, H, W, P]
 
     state = cache.state[slot].float()  # [live, H, P, N]
-    c_heads = c_new.float().permute(0, 2, 3, 1)  # [live, G, N, T]
+    c_heads = scratch.read_c[live].float().transpose(2, 3)  # [live, G, N, T]
     c_heads = c_heads.repeat_interleave(shape.heads_per_group, dim=1)
     read_out = _dot(state, c_heads)  # [live, H, P, T]
     y = read_out.transpose(2, 3) * scratch.decay[live][..., None]
@@ -224,6 +227,17 @@ def _planes(causal: Tensor, like: Tensor, window: int) -> Tensor:
         padded[:, :, plane, :, at : at + new.shape[-1]] = new.to(like.dtype)
         rest = rest - rest.to(like.dtype).float()
     return padded
+
+
+def _into_range(c: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return C (rows, G, T, N) as ``dtype``, and what a product with it is multiplied by."""
+    if c.dtype == dtype:
+        return c, c.new_ones(c.shape[:-1], dtype=torch.float32)
+    largest = c.float().abs().amax(-1).contiguous()
+    exponent = (largest.view(torch.int32) >> 23).clamp(min=15)
+    scale = ((268 - exponent) << 23).view(torch.float32)
+    undo = ((exponent - 14) << 23).view(torch.float32)
+    return (c.float() * scale[..., None]).to(dtype), undo
 
 
 def _matrix(planes: Tensor, window: int, tokens: int) -> Tensor:

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cursors of a launch by row: one line of memory for each row, written by advance.
 
-The cursors by slot are the truth between launches. What the stages need of them lies here, found by
-the row alone: all their loads are independent, where ``slot_ids`` first and then a cursor at that
-slot are two trips to memory, one after the other.
+The cursors by slot are the truth between launches. What the stages need of them lies here: all
+their loads are independent, where ``slot_ids`` first and then a cursor at that slot are two trips
+to memory, one after the other.
+
+Lines lie in the order in which programs take them. In a launch of at most `MOST_ORDERED` rows those
+that flush come first, of every `ORDERED` rows: their programs run longest, and what starts last
+decides when a launch ends. In larger ones the end matters less than that reads and writes are
+mixed all along.
 """
 
 from __future__ import annotations
@@ -23,8 +28,13 @@ RING_START = tl.constexpr(2)
 FLUSHED = tl.constexpr(3)
 CONV_POS = tl.constexpr(4)
 RAND_SEED = tl.constexpr(5)
-# The others are 0, so that a line is written whole: memory need not be read to complete it.
-UNUSED = tl.constexpr(6)
+ROW = tl.constexpr(6)
+# The rest is 0, so that a line is written whole: memory need not be read to complete it.
+UNUSED = tl.constexpr(7)
+ORDERED = 128
+"""Rows that a program of advance puts in order."""
+MOST_ORDERED = 256
+"""Rows of a launch up to which those that flush come first, by the H200's times."""
 
 _BY_COLUMN = {
     HELD.value: "held",
@@ -36,9 +46,9 @@ _BY_COLUMN = {
 
 
 @triton.jit
-def row_cursor(row_cursors_ptr, row, COLUMN: tl.constexpr):
-    """Return one column of ``row``, int64. In rows of padding the slot is -1, all else 0."""
-    return tl.load(row_cursors_ptr + row * COLUMNS + COLUMN)
+def row_cursor(row_cursors_ptr, line, COLUMN: tl.constexpr):
+    """Return one column of a line, int64. Where its row is padding the slot is -1, cursors 0."""
+    return tl.load(row_cursors_ptr + line * COLUMNS + COLUMN)
 
 
 def fill_row_cursors(row_cursors: Tensor, slot_ids: Tensor, cursors: Cursors) -> None:
@@ -48,8 +58,19 @@ def fill_row_cursors(row_cursors: Tensor, slot_ids: Tensor, cursors: Cursors) ->
     for its twin and for who runs stages without it.
     """
     live, at = slot_ids >= 0, slot_ids.clamp(min=0).long()
-    row_cursors[:, SLOT.value] = slot_ids
+    row = torch.arange(len(slot_ids), device=slot_ids.device)
+    first = live & cursors.flushed[at].bool() & (len(slot_ids) <= MOST_ORDERED)
+    order = torch.argsort(row // ORDERED * 2 + ~first, stable=True)
+    clear_row_cursors(row_cursors)
+    row_cursors[:, SLOT.value] = slot_ids[order]
+    row_cursors[:, ROW.value] = order
     for column, name in _BY_COLUMN.items():
         value = getattr(cursors, name)[at]
-        row_cursors[:, column] = torch.where(live, value, torch.zeros_like(value))
-    row_cursors[:, UNUSED.value :] = 0
+        row_cursors[:, column] = torch.where(live, value, torch.zeros_like(value))[order]
+
+
+def clear_row_cursors(row_cursors: Tensor) -> None:
+    """Make all rows of (..., rows, 8) padding, each on its own line."""
+    row_cursors.zero_()
+    row_cursors[..., SLOT.value] = -1
+    row_cursors[..., ROW.value] = torch.arange(row_cursors.shape[-2], device=row_cursors.device)

@@ -22,14 +22,16 @@ from torch import Tensor
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
-from graphrt.kernels.dot import dot_planes, read_out
+from graphrt.kernels.dot import dot, dot_planes
 from graphrt.kernels.fold import fold, fold_tiles
 from graphrt.kernels.pdl import wait_for_producer
+from graphrt.kernels.ptx import arrived
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
     RAND_SEED,
     RING_START,
+    ROW,
     SLOT,
     row_cursor,
 )
@@ -42,6 +44,7 @@ from graphrt.memory import PADDED_TOKENS, padded_window
 def _state_update_kernel(
     # pointers
     conv_out_ptr,
+    read_c_ptr,
     causal_ptr,
     decay_ptr,
     fold_weight_ptr,
@@ -60,6 +63,9 @@ def _state_update_kernel(
     # strides, in elements
     stride_conv_row,
     stride_conv_token,
+    stride_read_row,
+    stride_read_group,
+    stride_read_token,
     stride_causal_row,
     stride_causal_head,
     stride_causal_plane,
@@ -95,6 +101,7 @@ def _state_update_kernel(
     STOCHASTIC: tl.constexpr,
     WAIT: tl.constexpr,
     TILES: tl.constexpr,
+    LOADS_FIRST: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -103,21 +110,22 @@ def _state_update_kernel(
     FOLD_P: tl.constexpr,
     FOLD_STAGES: tl.constexpr,
 ):
-    row = tl.program_id(1).to(tl.int64)
+    line = tl.program_id(1).to(tl.int64)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     first_tile = tl.program_id(0) * TILES
     group = first_tile // (H // G * P_BLOCKS)
-    slot = row_cursor(row_cursors_ptr, row, SLOT)
-    held = row_cursor(row_cursors_ptr, row, HELD).to(tl.int32)
-    ring_start = row_cursor(row_cursors_ptr, row, RING_START).to(tl.int32)
-    flush = row_cursor(row_cursors_ptr, row, FLUSHED) != 0
-    seed = row_cursor(row_cursors_ptr, row, RAND_SEED) if STOCHASTIC else 0
+    row = row_cursor(row_cursors_ptr, line, ROW)
+    slot = row_cursor(row_cursors_ptr, line, SLOT)
+    held = row_cursor(row_cursors_ptr, line, HELD).to(tl.int32)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(tl.int32)
+    flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
+    seed = row_cursor(row_cursors_ptr, line, RAND_SEED) if STOCHASTIC else 0
     live = slot >= 0
 
     n = tl.arange(0, BLOCK_N)
     token = tl.arange(0, BLOCK_T)
     past = tl.arange(0, BLOCK_W)
-    is_new = (token < T) & live
+    is_token = token < T
     is_past = past < held  # held is 0 in padding rows
     past_row = (ring_start + past) % RING_ROWS
     new_row = (ring_start + held + token) % RING_ROWS
@@ -130,21 +138,21 @@ def _state_update_kernel(
     )
     dt_ring_ptr += slot * stride_dt_slot
     conv_ptrs = conv_out_ptr + row * stride_conv_row + token[:, None] * stride_conv_token
-    c_ptrs = conv_ptrs + (H * P + G * N + group * N + n)[None, :]
-    mask_c = is_new[:, None] & mask_n
+    c_ptrs = read_c_ptr + row * stride_read_row + group * stride_read_group + n[None, :]
+    c_ptrs += token[:, None] * stride_read_token
+    mask_c = is_token[:, None] & mask_n
     causal_ptr += row * stride_causal_row
     decay_ptr += row * stride_decay_row
 
     if TILES > 1:
         wait_for_producer(WAIT)
-        c_new = tl.load(c_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
     for i in tl.range(0, TILES, num_stages=STAGES):
         tile = first_tile + i
         head = tile // P_BLOCKS
         p = tile % P_BLOCKS * BLOCK_P + tl.arange(0, BLOCK_P)
         is_p = p < P
         mask_state = is_p[:, None] & mask_n & live
-        mask_x = is_new[:, None] & is_p[None, :]
+        mask_x = is_token[:, None] & is_p[None, :]
         state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
         state = tl.load(state_ptrs, mask=mask_state, other=0.0)  # [BLOCK_P, BLOCK_N]
         x_past = tl.load(
@@ -152,13 +160,18 @@ def _state_update_kernel(
             mask=is_past[:, None] & is_p[None, :],
             other=0.0,
         )  # [BLOCK_W, BLOCK_P]
+        if HAS_D:
+            skip = tl.load(D_ptr + head).to(tl.float32)
         if TILES == 1:
             is_folded = is_past & flush
             b_past = tl.load(b_past_ptrs, mask=is_folded[:, None] & mask_n, other=0.0)
             dt_past = tl.load(dt_ring_ptr + head * RING_ROWS + past_row, mask=is_folded, other=0.0)
+            a = tl.load(A_ptr + head)
+            if LOADS_FIRST:
+                state, x_past, b_past = arrived(state), arrived(x_past), arrived(b_past)
             if flush:
                 tl.debug_barrier()  # in a small tile another thread loads what this one stores
-                steps = fixed_steps(dt_past, tl.load(A_ptr + head))
+                steps = fixed_steps(dt_past, a)
                 total = tl.sum(steps, 0)
                 quads = (head * P + p[:, None]) * ((N + 3) // 4) + tl.arange(0, BLOCK_N // 4)
                 fold(
@@ -175,22 +188,28 @@ def _state_update_kernel(
                     STOCHASTIC,
                 )
             wait_for_producer(WAIT)
-            c_new = tl.load(c_ptrs, mask=mask_c, other=0.0)
+        c_new = tl.load(c_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
         x_new = tl.load(conv_ptrs + (head * P + p)[None, :], mask=mask_x, other=0.0)
-        decay = tl.load(decay_ptr + head * stride_decay_head + token, mask=is_new, other=0.0)
-        y = read_out(c_new, state) * decay[:, None]  # [BLOCK_T, BLOCK_P]
         causal_ptrs = causal_ptr + head * stride_causal_head + token[:, None] * stride_causal_token
-        y += dot_planes(
-            causal_ptrs + past[None, :],
-            causal_ptrs + BLOCK_W + token[None, :],
-            stride_causal_plane,
-            is_new[:, None],
-            x_past,
-            x_new,
-            PLANES,
-        )
+        past_ptrs = causal_ptrs + past[None, :]
+        new_ptrs = causal_ptrs + BLOCK_W + token[None, :]
+        mask_causal = is_token[:, None]
+        causal_past = tl.load(past_ptrs, mask=mask_causal, other=0.0)
+        causal_new = tl.load(new_ptrs, mask=mask_causal, other=0.0)
+        low_past, low_new = causal_past, causal_new
+        if PLANES == 2:
+            low_past = tl.load(past_ptrs + stride_causal_plane, mask=mask_causal, other=0.0)
+            low_new = tl.load(new_ptrs + stride_causal_plane, mask=mask_causal, other=0.0)
+        decay = tl.load(decay_ptr + head * stride_decay_head + token, mask=is_token, other=0.0)
+        if TILES == 1 and LOADS_FIRST:
+            c_new, x_new = arrived(c_new), arrived(x_new)
+            causal_past, causal_new = arrived(causal_past), arrived(causal_new)
+            if PLANES == 2:
+                low_past, low_new = arrived(low_past), arrived(low_new)
+        y = dot(c_new, tl.trans(state)) * decay[:, None]  # [BLOCK_T, BLOCK_P]
+        y += dot_planes(causal_past, causal_new, low_past, low_new, x_past, x_new, PLANES)
         if HAS_D:
-            y += x_new.to(tl.float32) * tl.load(D_ptr + head).to(tl.float32)
+            y += x_new.to(tl.float32) * skip
         if HAS_Z:
             z = tl.load(
                 z_ptr
@@ -198,7 +217,7 @@ def _state_update_kernel(
                 + token[:, None] * stride_z_token
                 + head * stride_z_head
                 + p[None, :] * stride_z_dim,
-                mask=mask_x,
+                mask=mask_x & live,
                 other=0.0,
             ).to(tl.float32)
             y *= z / (1.0 + tl.exp(-z))
@@ -209,12 +228,12 @@ def _state_update_kernel(
             + head * stride_out_head
             + p[None, :] * stride_out_dim,
             y.to(out_ptr.dtype.element_ty),
-            mask=(token < T)[:, None] & is_p[None, :],
+            mask=mask_x,
         )
         tl.store(
             x_ring_ptr + (head * RING_ROWS + new_row[:, None]) * P + p[None, :],
             x_new,
-            mask=mask_x,
+            mask=mask_x & live,
         )
     if TILES > 1 and flush:
         tl.debug_barrier()  # other threads store what this one has just loaded
@@ -269,6 +288,7 @@ def state_update(
     block_n = triton.next_power_of_2(shape.state_dim)
     return _state_update_kernel[grid](
         scratch.conv_out,
+        scratch.read_c,
         scratch.causal,
         scratch.decay,
         scratch.fold_weight,
@@ -285,6 +305,7 @@ def state_update(
         cache.layer,
         scratch.conv_out.stride(0),
         scratch.conv_out.stride(1),
+        *scratch.read_c.stride()[:3],
         *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
         *scratch.fold_weight.stride()[:2],
@@ -308,6 +329,7 @@ def state_update(
         STOCHASTIC=stochastic,
         WAIT=links.state_update,
         TILES=tiles,
+        LOADS_FIRST=launch.loads_first,
         STAGES=launch.stages,
         BLOCK_P=block,
         BLOCK_T=PADDED_TOKENS,

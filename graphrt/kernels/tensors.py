@@ -7,7 +7,7 @@ R = W + max T ring rows, ``conv_dim = H*P + 2*G*N``. "act" is the activation dty
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -92,20 +92,29 @@ NO_CLAMP = -(2**31)
 class Scratch:
     """What the stages hand on within a launch; shared by all layers.
 
-    conv_out: (rows, T, conv_dim) act, conv1d → precompute and state update. causal:
-    (rows, H, planes, T, W' + 16), the causal matrix over history then new tokens; column j < W is
-    history token j, column W' + j the launch's token j, the others are 0, with W' the window
-    padded to a power of two (`graphrt.memory.padded_window`). One fp32 plane; with bf16 activations
-    two bf16 planes, the matrix rounded and what that left. decay: (rows, H, T) fp32, from the
-    checkpoint to each token. fold_weight: (rows, H, W') fp32, what a fold multiplies each history
-    token by, and fold_decay: (rows, H) fp32, the state. These four precompute → state update.
-    row_cursors: (rows, 8) int64, contiguous, the launch's cursors by row, columns as in
-    `graphrt.kernels.row_cursors`; advance → every stage of every layer.
+    conv_out: (rows, T, conv_dim) act, conv1d → precompute and state update.
+
+    Precompute → state update. read_c: (rows, G, T, N), C as the state is multiplied by it: act, but
+    fp16 where the state is fp16 and the activations bf16, each token's C then times a power of two
+    that brings it into range. causal: (rows, H, planes, T, W' + 16), the causal matrix over history
+    then new tokens; column j < W is history token j, column W' + j the launch's token j, the others
+    are 0, with W' the window padded to a power of two (`graphrt.memory.padded_window`). One fp32
+    plane; with bf16 activations two bf16 planes, the matrix rounded and what that left. decay:
+    (rows, H, T) fp32, from the checkpoint to each token, over the power of two in read_c.
+    fold_weight: (rows, H, W') fp32, what a fold multiplies each history token by, and fold_decay:
+    (rows, H) fp32, the state.
+
+    row_cursors: (rows, 8) int64, contiguous, a line for each of the launch's rows, order and
+    columns as in `graphrt.kernels.row_cursors`; advance → every stage of every layer.
     """
 
     conv_out: Tensor
+    read_c: Tensor
     causal: Tensor
     decay: Tensor
     fold_weight: Tensor
     fold_decay: Tensor
     row_cursors: Tensor
+
+
+SCRATCH = tuple(field.name for field in fields(Scratch))

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from graphrt.cache import ReplayCache
 from graphrt.config import ChainShape, RuntimeConfig
+from graphrt.kernels.tensors import SCRATCH
 from graphrt.ring import SlotCursors, ring_row
 from tests.helpers.tensors import to_cpu
 
 CACHES = ("state", "x_ring", "b_ring", "dt_ring", "conv_ring")
 CURSORS = ("held", "ring_start", "conv_pos", "flushed", "last_tokens", "rand_seed", "accepted")
-FLOAT_SCRATCH = ("conv_out", "causal", "decay", "fold_weight", "fold_decay")
+FLOAT_SCRATCH = tuple(name for name in SCRATCH if name != "row_cursors")
 WILD = -77_777_777  # in cursors of slots without a request
 
 

@@ -45,6 +45,7 @@ from tests.helpers.contents import (
     split_conv_out,
 )
 from tests.helpers.oracle import ChainOracle, Perturbation
+from tests.helpers.row_cursors import in_order
 from tests.helpers.tensors import (
     check_unwritten,
     flat_copies,
@@ -251,6 +252,7 @@ class ChainDriver:
 
     def _check_row_cursors(self, slots: list[int]) -> None:
         """Require by row what `graphrt.ring` says by slot, and nothing written beyond the rows."""
+        lines: list[list[int]] = []
         got = self.cache.scratch(self.case.buckets[-1], self.case.tokens).row_cursors.cpu()
         expected = torch.full_like(got, WILD)
         for row, slot in enumerate(slots):
@@ -258,7 +260,8 @@ class ChainDriver:
             if slot >= 0:
                 at = self.cursors[slot]
                 line = [slot, at.held, at.ring_start, at.flushed, at.conv_pos, self.seeds[slot]]
-            expected[row] = torch.tensor([*line, 0, 0])
+            lines.append([*line, row, 0])
+        expected[: len(lines)] = torch.tensor(in_order(lines))
         check_same_bits(got, expected, f"row_cursors after advance, slots {slots}")
 
     # -- one layer --------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class MirroredDriver(ChainDriver):
         self._check(
             "causal", kernel.causal.float().sum(2), twin.causal.float().sum(2), last_bit=last_bit
         )
-        for name in ("decay", "fold_weight", "fold_decay"):
+        for name in ("read_c", "decay", "fold_weight", "fold_decay"):
             self._check(name, getattr(kernel, name), getattr(twin, name))
             getattr(twin, name).copy_(getattr(kernel, name))
         twin.causal.copy_(kernel.causal)

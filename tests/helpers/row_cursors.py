@@ -12,7 +12,7 @@ from graphrt.kernels.chain import BoundChain
 from tests.helpers.cases import BASE, Case
 from tests.helpers.contents import WILD
 
-MANY = Case(slots=300, buckets=(1, 4, 200))
+MANY = Case(slots=300, buckets=(1, 200, 300))
 # Slots by row, launch after launch: fewer live rows than before, then padding alone; rows that
 # change places; a slot that a new request has taken in between, see `advanced`.
 LAUNCHES = [[3, 0, 4, 1], [-1, 4, -1, 3], [-1, -1, -1, -1], [4, -1, -1, 0], [0]]
@@ -42,8 +42,9 @@ def advanced(device: torch.device | str, case: Case = BASE) -> list[tuple[Tensor
             admit(RECYCLED[launch % len(LAUNCHES)], 1000 * launch)
         rows.fill_(WILD)
         expected = torch.full_like(rows, WILD)
+        lines: list[list[int]] = []
         for row, slot in enumerate(slots):
-            expected[row] = torch.tensor([-1, 0, 0, 0, 0, 0, 0, 0])
+            lines.append([-1, 0, 0, 0, 0, 0, row, 0])
             if slot < 0:
                 continue
             before = cursors[slot]
@@ -54,30 +55,38 @@ def advanced(device: torch.device | str, case: Case = BASE) -> list[tuple[Tensor
             )
             cursors[slot] = at
             seeds[slot] += 1
-            line = [slot, at.held, at.ring_start, at.flushed, at.conv_pos, seeds[slot], 0, 0]
-            expected[row] = torch.tensor(line)
+            lines[-1] = [
+                *(slot, at.held, at.ring_start, at.flushed, at.conv_pos, seeds[slot]),
+                *(row, 0),
+            ]
+        expected[: len(lines)] = torch.tensor(in_order(lines))
         slot_ids = torch.tensor(slots, dtype=torch.int32, device=device)
         BoundChain(cache, slot_ids, case.tokens).advance()
         found.append((rows.clone(), expected))
     return found
 
 
-def advanced_many(device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Return the same of one launch of more rows than one program of advance has."""
+def advanced_many(device: torch.device | str, count: int) -> tuple[Tensor, Tensor]:
+    """Return the same of one launch of ``count`` rows, more than one program of advance has."""
     cache = ReplayCache(MANY.config(device))
     cache.cursors.held.copy_(torch.arange(300) % 5)
     cache.cursors.rand_seed.copy_(torch.arange(300) * 2**40)
-    slots = (torch.arange(200) * 7 + 3) % 300
-    slots[torch.arange(200) % 9 == 4] = -1
-    rows = cache.scratch(200, MANY.tokens).row_cursors
+    slots = (torch.arange(count) * 7 + 3) % 300
+    slots[torch.arange(count) % 9 == 4] = -1
+    rows = cache.scratch(count, MANY.tokens).row_cursors
     rows.fill_(WILD)
     BoundChain(cache, slots.to(device, torch.int32), MANY.tokens).advance()
-    expected = torch.zeros_like(rows)
-    expected[:, 0] = slots
+    lines = []
     for row, slot in enumerate(slots.tolist()):
-        if slot >= 0:
-            held = slot % 5
-            expected[row, 1:6] = torch.tensor(
-                [held, 0, held + MANY.tokens > MANY.window, 0, slot * 2**40 + 1]
-            )
-    return rows, expected
+        held = slot % 5
+        flushes = held + MANY.tokens > MANY.window
+        places = [held, 0, flushes, 0, slot * 2**40 + 1] if slot >= 0 else [0] * 5
+        lines.append([slot, *places, row, 0])
+    if count <= 256:
+        lines = in_order(lines[:128]) + in_order(lines[128:])  # two programs of advance
+    return rows, torch.tensor(lines, dtype=rows.dtype, device=rows.device)
+
+
+def in_order(lines: list[list[int]]) -> list[list[int]]:
+    """Return the lines of one program of advance as it puts them: those that flush come first."""
+    return [line for line in lines if line[3]] + [line for line in lines if not line[3]]

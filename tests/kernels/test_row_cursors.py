@@ -22,8 +22,9 @@ def test_the_twin_leaves_every_rows_cursors() -> None:
     assert flushes >= 2
 
 
-def test_a_launch_of_many_rows() -> None:
-    got, expected = advanced_many("cpu")
+@pytest.mark.parametrize("count", [200, 300])
+def test_a_launch_of_many_rows(count: int) -> None:
+    got, expected = advanced_many("cpu", count)
     check_same_bits(got, expected, "row_cursors")
 
 
@@ -33,12 +34,13 @@ def test_filling_reads_the_cursors_as_they_stand(dtype: torch.dtype) -> None:
     cursors = cache.cursors
     for number, name in enumerate(("held", "ring_start", "flushed", "conv_pos", "rand_seed")):
         getattr(cursors, name).copy_(torch.arange(5) + 10 * (number + 1))
+    cursors.flushed.copy_(torch.tensor([1, 1, 1, 1, 0]))
     cursors.rand_seed[0] = WILD  # in no row; padding must not pick it up
     rows = torch.full((4, 8), WILD, dtype=torch.int64)
     fill_row_cursors(rows[:3], torch.tensor([4, -1, 2], dtype=dtype), cursors)
     assert rows.tolist() == [
-        [4, 14, 24, 34, 44, 54, 0, 0],
-        [-1, 0, 0, 0, 0, 0, 0, 0],
-        [2, 12, 22, 32, 42, 52, 0, 0],
+        [2, 12, 22, 1, 42, 52, 2, 0],
+        [4, 14, 24, 0, 44, 54, 0, 0],
+        [-1, 0, 0, 0, 0, 0, 1, 0],
         [WILD] * 8,
     ]

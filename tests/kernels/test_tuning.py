@@ -87,16 +87,18 @@ def test_look_up_never_falls_off_the_end(arch: str | None, dtype: torch.dtype) -
             assert found.match == "default"  # nobody measures one head of 16
 
 
-MANY = StateUpdateLaunch(32, 4, tiles=8, stages=3, fold_rows=16, fold_stages=3)
+FEW = StateUpdateLaunch(16, 2, loads_first=True)
+SOME = StateUpdateLaunch(32, 4, fold_rows=32, loads_first=True)
+MANY = StateUpdateLaunch(32, 2, 168, tiles=2, stages=2, fold_rows=16, fold_stages=2)
 
 
 @pytest.mark.parametrize(
     ("row_heads", "state_update"),
     [
-        (1, StateUpdateLaunch(16, 4)),
-        (64, StateUpdateLaunch(16, 4)),
-        (65, StateUpdateLaunch(32, 4, fold_rows=32)),
-        (512, StateUpdateLaunch(32, 4, fold_rows=32)),
+        (1, FEW),
+        (64, FEW),
+        (65, SOME),
+        (512, SOME),
         (513, MANY),
         (10**9, MANY),
     ],
@@ -162,6 +164,7 @@ def test_an_architecture_reads_its_own_table(
                 "stages": 3,
                 "fold_rows": 32,
                 "fold_stages": 2,
+                "loads_first": False,
             },
         },
     }
@@ -177,7 +180,7 @@ def test_an_architecture_reads_its_own_table(
     other = lookup(shape, 4, arch="sm_80", **what)
     tuning.measured.cache_clear()
     assert (tuned.match, tuned.choice()) == ("exact", entry["choice"])
-    assert (other.match, other.state_update) == ("default", StateUpdateLaunch(16, 4))
+    assert (other.match, other.state_update) == ("default", FEW)
 
 
 def test_shipped_tables_have_provenance_and_one_entry_a_key() -> None:

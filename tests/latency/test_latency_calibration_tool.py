@@ -203,7 +203,7 @@ def test_a_smaller_tile_is_looked_up_within_the_fault_alone() -> None:
     with faults.smaller_tile():
         work, chain = bound()
         for launch in (chosen_launch(work), chain._launch):
-            assert (launch.state_update.block_head_dim, launch.state_update.num_warps) == (16, 2)
+            assert (launch.state_update.block_head_dim, launch.state_update.num_warps) == (16, 4)
     with faults.smaller_tile():
         pass
     assert chosen_launch(work) == bound()[1]._launch != chain._launch

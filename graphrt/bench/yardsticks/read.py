@@ -20,7 +20,7 @@ from graphrt.bench.gate import bound, check_rows
 from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Effort, Workload
 from graphrt.kernels.chain import runs_kernels
-from graphrt.kernels.dot import dot, read_out
+from graphrt.kernels.dot import dot, into_range
 
 
 @triton.jit
@@ -71,7 +71,9 @@ def _read_kernel(
         mask=is_token & (token < T)[None, :],
         other=0.0,
     )
-    y = read_out(c, state) + dot(causal, x)
+    fp16: tl.constexpr = c.dtype == tl.bfloat16 and state.dtype == tl.float16
+    moved, undo = into_range(c, tl.float16 if fp16 else c.dtype)
+    y = dot(moved, tl.trans(state)) * undo[:, None] + dot(causal, x)
     tl.store(
         out_ptr + ((row * T + token[:, None]) * H + head) * P + p[None, :],
         y.to(out_ptr.dtype.element_ty),

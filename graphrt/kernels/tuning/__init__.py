@@ -55,7 +55,8 @@ class StateUpdateLaunch:
     that has ``stages`` - 1 on their way; the largest divisor of the group's tiles up to it is
     taken. max_registers: a thread may use. On a flush, fold_rows rows of P are folded at a time (16
     or 32: at 64 the product would be another instruction, with other bits), fold_stages - 1 on
-    their way; where it comes to a single tile, that has no more rows.
+    their way; where it comes to a single tile, that has no more rows. loads_first: of a single
+    tile, all loads are on their way before the first is used: quicker, for more registers.
     """
 
     block_head_dim: int
@@ -65,6 +66,7 @@ class StateUpdateLaunch:
     stages: int = 1
     fold_rows: int = 16
     fold_stages: int = 1
+    loads_first: bool = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a fold whose bits another configuration would not give."""

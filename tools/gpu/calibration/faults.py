@@ -61,14 +61,14 @@ class FaultySubject:
 
 @contextlib.contextmanager
 def smaller_tile() -> Iterator[None]:
-    """Let the tuning entry of the state update have tiles of 16 rows of P, and two warps."""
+    """Let the tuning entry of the state update have tiles of 16 rows of P, and four warps."""
 
     def changed(*given: Any, **named: Any) -> ChainLaunch:
         found = lookup(*given, **named)
         tile = replace(
             found.state_update,
             block_head_dim=16,
-            num_warps=2,
+            num_warps=4,
             tiles=1,
             stages=1,
             fold_rows=16,

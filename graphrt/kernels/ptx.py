@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two instructions that Triton does not give by itself, and what stands for them on the CPU."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+"""Whether kernels are run by Triton's interpreter, which knows no PTX."""
+
+
+@triton.jit
+def arrived(value):
+    """Return a loaded tensor of 16 or 32 bits an element as it is, no sooner than here.
+
+    Triton brings what it loads for a product into shared memory right after the load, behind a
+    barrier that the loads after it do not cross: one trip to memory after the other. It moves
+    nothing across an instruction of which it does not know that it does nothing.
+    """
+    if INTERPRETED:
+        same = value
+    elif value.dtype.primitive_bitwidth == 16:
+        same = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=2
+        )
+    else:
+        same = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=1
+        )
+    return same
+
+
+@triton.jit
+def exp2(value):
+    """Return 2 to the fp32 ``value``, by one instruction: what is no normal number is 0."""
+    if INTERPRETED:
+        power = tl.exp2(value)
+    else:
+        power = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [value], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return power
