@@ -28,7 +28,7 @@ from graphrt.kernels.row_cursors import (
 )
 from graphrt.kernels.tensors import Cursors
 
-_ROWS_PER_PROGRAM = ORDERED
+_ROWS_OF_A_WARP = 32
 
 
 @triton.jit
@@ -94,11 +94,9 @@ def _advance_kernel(
     tl.store(rand_seed_ptr + slot, seed, mask=live)
 
     is_row = row < rows
-    early = live & (flushed != 0) & (rows <= MOST_ORDERED)
-    late = is_row & ~early
-    place = tl.cumsum(early.to(tl.int32), 0)
-    after = tl.sum(early.to(tl.int32), 0) + tl.cumsum(late.to(tl.int32), 0)
-    line = first + tl.where(early, place, after) - 1
+    early = (live & (flushed != 0) & (rows <= MOST_ORDERED)).to(tl.int32)
+    place = tl.cumsum(early, 0)  # of the early ones up to here
+    line = tl.where(early != 0, first + place - 1, row + tl.sum(early, 0) - place)
     row_ptrs = row_cursors_ptr + line * COLUMNS
     tl.store(row_ptrs + SLOT, slot, mask=is_row)
     tl.store(row_ptrs + HELD, tl.where(live, held, 0), mask=is_row)
@@ -128,7 +126,9 @@ def advance(
     row_cursors: (rows, 8) int64, `Scratch.row_cursors`, overwritten for every row of the launch.
     """
     rows = slot_ids.shape[0]
-    return _advance_kernel[(triton.cdiv(rows, _ROWS_PER_PROGRAM),)](
+    # The rows of a single warp are put in order without a barrier.
+    block = _ROWS_OF_A_WARP if rows <= _ROWS_OF_A_WARP else ORDERED
+    return _advance_kernel[(triton.cdiv(rows, block),)](
         slot_ids,
         cursors.held,
         cursors.ring_start,
@@ -146,8 +146,8 @@ def advance(
         RING_ROWS=ring_rows,
         CONV_RING_ROWS=conv_rows,
         MOST_ORDERED=MOST_ORDERED,
-        BLOCK=_ROWS_PER_PROGRAM,
-        num_warps=4,
+        BLOCK=block,
+        num_warps=block // _ROWS_OF_A_WARP,
     )
 
 
@@ -162,6 +162,6 @@ def _accept_kernel(slot_ids_ptr, counts_ptr, accepted_ptr, rows, BLOCK: tl.const
 def accept(slot_ids: Tensor, counts: Tensor, accepted: Tensor) -> Compiled:
     """Write ``accepted[slot_ids[row]] = counts[row]`` for every live row. counts: (rows,) int32."""
     rows = slot_ids.shape[0]
-    return _accept_kernel[(triton.cdiv(rows, _ROWS_PER_PROGRAM),)](
-        slot_ids, counts, accepted, rows, BLOCK=_ROWS_PER_PROGRAM, num_warps=4
+    return _accept_kernel[(triton.cdiv(rows, ORDERED),)](
+        slot_ids, counts, accepted, rows, BLOCK=ORDERED, num_warps=4
     )

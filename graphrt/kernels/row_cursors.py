@@ -33,7 +33,7 @@ ROW = tl.constexpr(6)
 UNUSED = tl.constexpr(7)
 ORDERED = 128
 """Rows that a program of advance puts in order."""
-MOST_ORDERED = 256
+MOST_ORDERED = 512
 """Rows of a launch up to which those that flush come first, by the H200's times."""
 
 _BY_COLUMN = {

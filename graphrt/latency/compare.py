@@ -193,7 +193,11 @@ def _judge(
         called = decision.verdict in (Verdict.SLOWER, Verdict.FASTER)
         if not called and key not in drifted:
             continue
-        if decide(ratio, p, least).verdict is not decision.verdict:
+        holds = decide(ratio, p, least).verdict is decision.verdict
+        if called and key in drifted:
+            # Other work may have been slowed as much again: more than that must be left.
+            holds &= abs(ratio.log_ratio) > abs(machine.moved[key].log_ratio)
+        if not holds:
             what = "itself moved" if key in drifted else "may have moved itself"
             why = f"the machine {what}: {machine.told(key)}; record again, or take turns"
             return Decision(Verdict.UNDECIDED, why)

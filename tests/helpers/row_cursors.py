@@ -12,7 +12,7 @@ from graphrt.kernels.chain import BoundChain
 from tests.helpers.cases import BASE, Case
 from tests.helpers.contents import WILD
 
-MANY = Case(slots=300, buckets=(1, 200, 300))
+MANY = Case(slots=700, buckets=(1, 200, 600))
 # Slots by row, launch after launch: fewer live rows than before, then padding alone; rows that
 # change places; a slot that a new request has taken in between, see `advanced`.
 LAUNCHES = [[3, 0, 4, 1], [-1, 4, -1, 3], [-1, -1, -1, -1], [4, -1, -1, 0], [0]]
@@ -69,9 +69,9 @@ def advanced(device: torch.device | str, case: Case = BASE) -> list[tuple[Tensor
 def advanced_many(device: torch.device | str, count: int) -> tuple[Tensor, Tensor]:
     """Return the same of one launch of ``count`` rows, more than one program of advance has."""
     cache = ReplayCache(MANY.config(device))
-    cache.cursors.held.copy_(torch.arange(300) % 5)
-    cache.cursors.rand_seed.copy_(torch.arange(300) * 2**40)
-    slots = (torch.arange(count) * 7 + 3) % 300
+    cache.cursors.held.copy_(torch.arange(700) % 5)
+    cache.cursors.rand_seed.copy_(torch.arange(700) * 2**40)
+    slots = (torch.arange(count) * 11 + 3) % 700
     slots[torch.arange(count) % 9 == 4] = -1
     rows = cache.scratch(count, MANY.tokens).row_cursors
     rows.fill_(WILD)
@@ -82,7 +82,7 @@ def advanced_many(device: torch.device | str, count: int) -> tuple[Tensor, Tenso
         flushes = held + MANY.tokens > MANY.window
         places = [held, 0, flushes, 0, slot * 2**40 + 1] if slot >= 0 else [0] * 5
         lines.append([slot, *places, row, 0])
-    if count <= 256:
+    if count <= 512:
         lines = in_order(lines[:128]) + in_order(lines[128:])  # two programs of advance
     return rows, torch.tensor(lines, dtype=rows.dtype, device=rows.device)
 

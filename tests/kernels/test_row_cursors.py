@@ -22,7 +22,7 @@ def test_the_twin_leaves_every_rows_cursors() -> None:
     assert flushes >= 2
 
 
-@pytest.mark.parametrize("count", [200, 300])
+@pytest.mark.parametrize("count", [200, 600])
 def test_a_launch_of_many_rows(count: int) -> None:
     got, expected = advanced_many("cpu", count)
     check_same_bits(got, expected, "row_cursors")

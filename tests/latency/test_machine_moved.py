@@ -91,6 +91,8 @@ def host_pair(loss: float, loop_us: float, loop_noise: float = 0.002) -> Compari
         (0.2, 50.0, 0.002, Verdict.SLOWER, "at least 5.0%"),
         (0.2, 60.0, 0.002, Verdict.UNDECIDED, "itself moved: host_loop by +19.9%"),
         (0.5, 55.0, 0.002, Verdict.SLOWER, "at least 5.0%"),
+        (1.0, 80.0, 0.002, Verdict.UNDECIDED, "itself moved: host_loop by +59.9%"),
+        (2.0, 80.0, 0.002, Verdict.SLOWER, "at least 5.0%"),
         (0.0, 60.0, 0.002, Verdict.UNDECIDED, "itself moved: host_loop by +19.9%"),
         (-0.2, 40.0, 0.002, Verdict.UNDECIDED, "itself moved: host_loop by -20."),
         (0.2, 50.0, 0.15, Verdict.UNDECIDED, "may have moved itself: host_loop by"),
