@@ -49,6 +49,17 @@ def pair(report: Report) -> Table:
     return Table((*header, "snapshots", "bare read", "floor"), tuple(rows))
 
 
+def beside(report: Report) -> Table:
+    """Return precompute + state update and the peer by batch, a column a state dtype."""
+    by_state = [cells(report, state) for state in ("fp16", "fp32")]
+    rows = [
+        (str(batch), *(_beside(times[batch]) for times in by_state))
+        for batch in by_state[0]
+        if all(batch in times for times in by_state)
+    ]
+    return Table(("batch", "fp16 state: graphrt / FlashInfer", "fp32 state"), tuple(rows))
+
+
 def stages(report: Report) -> Table:
     """Return the stages, the chain and a whole launch, by batch, for an fp16 state."""
     names = ("advance", "conv1d", "precompute", "state_update", "pair", "chain", "launch", "empty")
@@ -80,8 +91,12 @@ def geometric_mean(report: Report, state: str) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
+def _beside(times: dict[str, Any]) -> str:
+    return f"{_us(times['pair'])} / {_us(times.get(RING))}"
+
+
 def _us(timing: dict[str, Any] | None) -> str:
     return "-" if timing is None else f"{timing['us']:.2f}"
 
 
-TABLES = {"pair": pair, "stages": stages, "tail": tail}
+TABLES = {"pair": pair, "beside": beside, "stages": stages, "tail": tail}

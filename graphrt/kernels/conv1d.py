@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """conv1d: depthwise causal convolution over the launch's T tokens, then SiLU.
 
+A program has some channels, a thread all tokens of its own: every input is loaded once.
+
 The convolution's history lies in ``conv_ring`` and is read at the committed ``conv_pos``: rejected
 tokens are rolled back by the same counter as the state, without a copy.
 
@@ -17,6 +19,7 @@ import triton.language as tl
 from graphrt.config import PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
+from graphrt.kernels.ptx import exp
 from graphrt.kernels.row_cursors import CONV_POS, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
@@ -49,18 +52,16 @@ def _conv1d_kernel(
     HAS_BIAS: tl.constexpr,
     WAIT: tl.constexpr,
     SIGNAL: tl.constexpr,
-    BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     signal_consumer(SIGNAL and not WAIT)
     line = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    token = tl.arange(0, BLOCK_T)
     is_channel = channel < CHANNELS
 
-    total = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+    bias = tl.zeros([BLOCK_C], dtype=tl.float32)
     if HAS_BIAS:
-        total += tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+        bias = tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)
     weights = ()
     for tap in tl.static_range(WIDTH):
         weight_ptrs = weight_ptr + channel * stride_weight_channel + tap * stride_weight_tap
@@ -73,34 +74,30 @@ def _conv1d_kernel(
     slot = row_cursor(row_cursors_ptr, line, SLOT)
     conv_pos = row_cursor(row_cursors_ptr, line, CONV_POS).to(tl.int32)
     live = slot >= 0
-    mask = (token < T)[:, None] & (is_channel & live)[None, :]
-    xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel[None, :] * stride_xbc_channel
-    ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel[None, :]
-    for tap in tl.static_range(WIDTH):
-        index = token + (tap - (WIDTH - 1))  # of this launch; negative is history
-        ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
-        new = tl.load(
-            xbc_ptrs + index[:, None] * stride_xbc_token,
-            mask=mask & (index >= 0)[:, None],
-            other=0.0,
-        )
-        if tap < WIDTH - 1:
-            history = tl.load(
-                ring_ptrs + ring_row[:, None] * stride_ring_row,
-                mask=mask & (index < 0)[:, None],
-                other=0.0,
-            )
-            total += (new.to(tl.float32) + history.to(tl.float32)) * weights[tap][None, :]
+    mask = is_channel & live
+    xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel * stride_xbc_channel
+    ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel
+    seen = ()  # the history's last tokens, then the launch's
+    for index in tl.static_range(1 - WIDTH, T):
+        if index < 0:
+            ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
+            token = tl.load(ring_ptrs + ring_row * stride_ring_row, mask=mask, other=0.0)
         else:
-            total += new.to(tl.float32) * weights[tap][None, :]
-            tl.store(ring_ptrs + ring_row[:, None] * stride_ring_row, new, mask=mask)
-
-    activated = tl.where(live, total / (1.0 + tl.exp(-total)), 0.0)
-    tl.store(
-        conv_out_ptr + row * stride_out_row + token[:, None] * stride_out_token + channel[None, :],
-        activated.to(conv_out_ptr.dtype.element_ty),
-        mask=(token < T)[:, None] & is_channel[None, :],
-    )
+            token = tl.load(xbc_ptrs + index * stride_xbc_token, mask=mask, other=0.0)
+        seen += (token,)  # type: ignore[assignment]
+    out_ptrs = conv_out_ptr + row * stride_out_row + channel
+    for index in tl.static_range(T):
+        total = bias
+        for tap in tl.static_range(WIDTH):
+            total += seen[index + tap].to(tl.float32) * weights[tap]
+        activated = tl.where(live, total / (1.0 + exp(-total)), 0.0)
+        tl.store(
+            out_ptrs + index * stride_out_token,
+            activated.to(conv_out_ptr.dtype.element_ty),
+            mask=is_channel,
+        )
+        ring_row = (conv_pos + index) % RING_ROWS
+        tl.store(ring_ptrs + ring_row * stride_ring_row, seen[WIDTH - 1 + index], mask=mask)
 
 
 def conv1d(
@@ -139,7 +136,6 @@ def conv1d(
         HAS_BIAS=weights.conv_bias is not None,
         WAIT=links.conv1d,
         SIGNAL=links.precompute,
-        BLOCK_T=triton.next_power_of_2(tokens),
         BLOCK_C=launch.block_channels,
         num_warps=launch.num_warps,
         launch_pdl=links.conv1d,

@@ -23,7 +23,7 @@ from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
 from graphrt.kernels.dot import dot, into_range
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.ptx import arrived
+from graphrt.kernels.ptx import arrived, exp
 from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
@@ -39,7 +39,7 @@ def softplus(value):
 
     The quotient undoes the rounding of 1 + exp(value), as a log1p does (Goldberg, 1991, theorem 4).
     """
-    power = tl.exp(tl.minimum(value, _SOFTPLUS_THRESHOLD))
+    power = exp(tl.minimum(value, _SOFTPLUS_THRESHOLD))
     plus_one = 1.0 + power
     small = tl.where(plus_one == 1.0, power, tl.log(plus_one) * (power / (plus_one - 1.0)))
     return tl.where(value > _SOFTPLUS_THRESHOLD, value, small)

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 """Whether kernels are run by Triton's interpreter, which knows no PTX."""
+
+_LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
@@ -41,3 +45,9 @@ def exp2(value):
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [value], dtype=tl.float32, is_pure=True, pack=1
         )
     return power
+
+
+@triton.jit
+def exp(value):
+    """Return e to the fp32 ``value``; 0 where that is no normal number."""
+    return exp2(value * _LOG2_E)

@@ -7,10 +7,12 @@
 The outputs read S0 as it was, flush or not.
 
 The unit of work is a tile, some rows of P of one head. A program with one tile loads state and
-history before its wait, and folds there, from the tile in hand. One with several waits, then goes
-through them in a loop that fetches the tiles to come while it computes one, then through the folds
-in another that reads the state again, from L2: one loop for both needs so many registers that half
-as many programs fit on a multiprocessor, in every launch that does not flush too.
+history before its wait, and folds there, from the tile in hand; with ``loads_first`` all that it
+loads on either side of the wait is on its way before the first of it is used, which saves trips to
+memory and takes registers. One with several tiles waits, then goes through them in a loop that
+fetches the tiles to come while it computes one, then through the folds in another that reads the
+state again, from L2: one loop for both needs so many registers that half as many programs fit on a
+multiprocessor, in every launch that does not flush too.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
 from graphrt.kernels.dot import dot, dot_planes
 from graphrt.kernels.fold import fold, fold_tiles
 from graphrt.kernels.pdl import wait_for_producer
-from graphrt.kernels.ptx import arrived
+from graphrt.kernels.ptx import arrived, exp
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -220,7 +222,7 @@ def _state_update_kernel(
                 mask=mask_x & live,
                 other=0.0,
             ).to(tl.float32)
-            y *= z / (1.0 + tl.exp(-z))
+            y *= z / (1.0 + exp(-z))
         tl.store(
             out_ptr
             + row * stride_out_row

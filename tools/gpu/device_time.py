@@ -9,6 +9,8 @@ as they would. Inputs are random, outputs are finite, or the section fails.
     many layers, back to back    what the launch before left in L2 is found there
     one layer, back to back      the graph of a single layer: where launching it costs the host more
                                  (section host), it is the host that is measured
+    empty                        batch 1 again, with three kernels a layer that do nothing, linked
+                                 like the chain's: what a step costs that computes nothing
 
 By CUDA events around the launches: means over a cycle of flushes, then the median of those.
 """
@@ -24,7 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphrt.kernels.chain import BoundChain
+from graphrt.bench.yardsticks.empty import empty_layer
+from graphrt.kernels.chain import BoundChain, runs_kernels
+from graphrt.kernels.pdl import usable_links
 from graphrt.runtime import DecodeRuntime
 from graphrt.step import ChainBuffers, ChainStep
 from tools.gpu.settings import Settings
@@ -68,11 +72,24 @@ class AcceptingStep:
         chain.accept(buffers.counts)
 
 
+class EmptyStep(ChainStep):
+    """As many kernels as the chain has, of which none does anything."""
+
+    def __call__(self, chain: BoundChain, buffers: ChainBuffers) -> None:
+        """Enqueue three kernels a layer; on the CPU nothing."""
+        device = buffers.out.device
+        if runs_kernels(device):
+            for _ in range(self._config.layers):
+                empty_layer(usable_links(self._config.pdl, device))
+
+
 def device_time(settings: Settings) -> dict[str, Any]:
     """Time the chain at every batch, with PDL and without."""
     failures: list[str] = []
     timings: list[dict[str, Any]] = []
+    empty: list[dict[str, Any]] = []
     for pdl in (True, False):
+        empty.append({"batch": 1, "layers": settings.layers, "pdl": pdl} | _empty(settings, pdl))
         for layers in (settings.layers, 1):
             config = serving_config(
                 settings,
@@ -105,8 +122,21 @@ def device_time(settings: Settings) -> dict[str, Any]:
         "config": describe(config) | {"layers": [settings.layers, 1], "pdl": "both"},
         "tokens": TOKENS,
         "repeats": settings.repeats,
+        "empty": empty,
         "timings": sorted(timings, key=lambda t: (-t["layers"], t["batch"], not t["pdl"])),
     }
+
+
+def _empty(settings: Settings, pdl: bool) -> dict[str, float]:
+    """Return the times of a step of kernels that do nothing."""
+    config = serving_config(settings, layers=settings.layers, slots=1, buckets=(1,), pdl=pdl)
+    generator = torch.Generator(config.device).manual_seed(0)
+    step = EmptyStep(config, random_weights(config, generator))
+    with DecodeRuntime(config) as runtime:
+        runtime.capture(AcceptingStep(step))
+        runtime.launch([runtime.admit()])
+        (graph,) = captured(runtime)
+        return _time_graph(settings, graph.graph.launch, settings.layers)
 
 
 def _time_graph(settings: Settings, launch: Callable[[], None], layers: int) -> dict[str, float]:

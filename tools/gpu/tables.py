@@ -57,6 +57,18 @@ def device_time(report: Report) -> Table:
             on, off = (by_key[batch, layers, pdl][name] / layers for pdl in (True, False))
             cells.append(f"{on:.2f} / {off:.2f}")
         rows.append(tuple(cells))
+    empty = {t["pdl"]: t for t in found.get("empty", [])}  # reports before it have none
+    if empty:
+        rows.append(
+            (
+                "1, empty kernels",
+                *(
+                    " / ".join(f"{empty[pdl][name] / many:.2f}" for pdl in (True, False))
+                    for name in ("cold_us", "back_to_back_us")
+                ),
+                "-",
+            )
+        )
     return Table(
         (
             "batch",
