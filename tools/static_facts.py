@@ -109,6 +109,7 @@ def _distinct_launches(
             tokens=config.tokens,
             state_dtype=config.state_dtype,
             activation_dtype=config.activation_dtype,
+            rounding=config.rounding,
             arch=_target(capability),
         )
         for count in rows

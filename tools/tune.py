@@ -45,7 +45,6 @@ from graphrt.kernels.tuning import (
     PrecomputeLaunch,
     StateUpdateLaunch,
     architecture,
-    dtype_name,
 )
 
 TABLES = Path(tuning.__file__).parent
@@ -118,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = case.describe()
         where = f"[{time.perf_counter() - begin:6.1f} s] {number}/{len(cases)}"
         what = f"H {told['heads']} T {told['tokens']} {told['state_dtype']} batch {case.batch}"
+        what += f" {case.rounding}"
         try:
             found = search(case, device, effort)
         except (GraphrtError, RuntimeError) as error:
@@ -223,14 +223,13 @@ def _compile(job: tuple[Case, Stage, int]) -> int:
 
 def entry_of(case: Case, found: Search, made: dict[str, Any]) -> dict[str, Any]:
     """Return a table's entry."""
-    key = Key(
-        case.shape.heads,
-        case.shape.head_dim,
-        case.shape.state_dim,
-        case.tokens,
-        dtype_name(case.state_dtype),
-        dtype_name(case.activation_dtype),
-        case.batch * case.shape.heads,
+    key = Key.of(
+        case.shape,
+        case.batch,
+        tokens=case.tokens,
+        state_dtype=case.state_dtype,
+        activation_dtype=case.activation_dtype,
+        rounding=case.rounding,
     )
     return {
         "key": asdict(key),
@@ -252,7 +251,8 @@ def write_entry(path: Path, arch: str, entry: dict[str, Any]) -> None:
     entries: list[dict[str, Any]] = []
     if path.is_file():
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
-    entries = [old for old in entries if old["key"] != entry["key"]] + [entry]
+    key = Key(**entry["key"])
+    entries = [old for old in entries if Key(**old["key"]) != key] + [entry]
     entries.sort(key=lambda e: tuple(str(value).zfill(8) for value in e["key"].values()))
     write_json({"arch": arch, "entries": entries}, path)
 
@@ -272,14 +272,17 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
             window=max(args.window, tokens),
             state_dtype=DTYPES[state],
             activation_dtype=DTYPES[activation],
+            rounding=rounding,
         )
-        for shape, state, activation, tokens, batch in itertools.product(
+        for shape, state, activation, rounding, tokens, batch in itertools.product(
             map(parse_shape, args.shape),
             args.state_dtype,
             args.activation_dtype,
+            args.rounding,
             args.tokens,
             args.batch,
         )
+        if rounding == "nearest" or state != "fp32"  # which is never rounded
     ]
 
 
@@ -295,6 +298,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=16)
     parser.add_argument("--state-dtype", nargs="+", choices=dtypes, default=["fp16", "fp32"])
     parser.add_argument("--activation-dtype", nargs="+", choices=dtypes, default=["bf16"])
+    parser.add_argument(
+        "--rounding", nargs="+", choices=("nearest", "stochastic"), default=["nearest"]
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--out", type=Path, help="default: the package's table of this GPU")

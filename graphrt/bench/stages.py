@@ -39,6 +39,7 @@ def chosen_launch(work: Workload) -> ChainLaunch:
         tokens=case.tokens,
         state_dtype=case.state_dtype,
         activation_dtype=case.activation_dtype,
+        rounding=case.rounding,
         arch=architecture(work.device),
     )
 

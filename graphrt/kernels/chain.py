@@ -68,6 +68,7 @@ class BoundChain:
             tokens=tokens,
             state_dtype=config.state_dtype,
             activation_dtype=config.activation_dtype,
+            rounding=config.rounding,
             arch=architecture(config.device),
         )
         self._stochastic = config.rounding == "stochastic"

@@ -67,6 +67,7 @@ def predict(case: Case, arch: str, entries: list[dict[str, Any]]) -> dict[str, A
         tokens=case.tokens,
         state_dtype=case.state_dtype,
         activation_dtype=case.activation_dtype,
+        rounding=case.rounding,
         arch=arch,
     )
     us = scaled(case, launch, entries) if launch.match != "default" else None
@@ -201,12 +202,11 @@ def _entries(arch: str) -> list[dict[str, Any]]:
 
 
 def _key(case: Case) -> Key:
-    return Key(
-        case.shape.heads,
-        case.shape.head_dim,
-        case.shape.state_dim,
-        case.tokens,
-        dtype_name(case.state_dtype),
-        dtype_name(case.activation_dtype),
-        case.batch * case.shape.heads,
+    return Key.of(
+        case.shape,
+        case.batch,
+        tokens=case.tokens,
+        state_dtype=case.state_dtype,
+        activation_dtype=case.activation_dtype,
+        rounding=case.rounding,
     )

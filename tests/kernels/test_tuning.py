@@ -128,6 +128,8 @@ def test_the_defaults_by_row_heads(row_heads: int, state_update: StateUpdateLaun
         (at(16, state_dim=64), None, "default"),
         (at(16, state_dtype="float32"), None, "default"),
         (at(16, activation_dtype="float16"), None, "default"),
+        (at(16, rounding="stochastic"), 1, "nearest"),
+        (at(63, rounding="stochastic"), None, "default"),  # two doublings and another rounding
     ],
 )
 def test_exact_nearest_default(key: Key, heads: int | None, match: str) -> None:
@@ -181,6 +183,35 @@ def test_an_architecture_reads_its_own_table(
     tuning.measured.cache_clear()
     assert (tuned.match, tuned.choice()) == ("exact", entry["choice"])
     assert (other.match, other.state_update) == ("default", FEW)
+
+
+def test_the_same_rounding_is_nearer_but_a_doubling_is_farther() -> None:
+    stochastic = [(at(16, rounding="stochastic"), launch(8)), (at(1024), launch(16))]
+    found = {
+        (row_heads, rounding): choose(
+            at(row_heads, rounding=rounding), [*MEASURED, *stochastic], defaults()
+        ).precompute.block_heads
+        for row_heads in (16, 32, 256)
+        for rounding in ("nearest", "stochastic")
+    }
+    assert found == {
+        (16, "nearest"): 1,
+        (16, "stochastic"): 8,
+        (32, "nearest"): 1,
+        (32, "stochastic"): 8,
+        (256, "nearest"): 2,
+        (256, "stochastic"): 2,
+    }
+
+
+def test_an_fp32_state_has_one_key_whatever_the_rounding() -> None:
+    what = {"tokens": 6, "activation_dtype": torch.bfloat16}
+    for dtype, same in ((torch.float32, True), (torch.float16, False)):
+        keys = {
+            Key.of(SHAPES[0], 4, state_dtype=dtype, rounding=rounding, **what)
+            for rounding in ("nearest", "stochastic")
+        }
+        assert (len(keys) == 1) is same
 
 
 def test_shipped_tables_have_provenance_and_one_entry_a_key() -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from graphrt.config import ChainShape
+from graphrt.config import ChainShape, Rounding
 from graphrt.errors import ConfigError, sentence
 
 Match = Literal["exact", "nearest", "default"]
@@ -29,6 +29,7 @@ Match = Literal["exact", "nearest", "default"]
 # A configuration measured at most this many doublings away in rows x heads, tokens and heads
 # together is nearer the truth than the default. Beyond the largest measured, a GPU stays full.
 _MOST_DOUBLINGS = 2.0
+_OTHER_ROUNDING = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class ChainLaunch:
 class Key:
     """What a measured choice is filed under, within one architecture. Dtypes as torch names them.
 
-    row_heads: rows times heads, the programs there are to share out.
+    row_heads: rows times heads, the programs there are to share out. rounding: of the stored state;
+    drawing and rounding stochastically takes registers that rounding to nearest leaves.
     """
 
     heads: int
@@ -116,11 +118,36 @@ class Key:
     state_dtype: str
     activation_dtype: str
     row_heads: int
+    rounding: Rounding = "nearest"
+
+    @classmethod
+    def of(
+        cls,
+        shape: ChainShape,
+        rows: int,
+        *,
+        tokens: int,
+        state_dtype: torch.dtype,
+        activation_dtype: torch.dtype,
+        rounding: Rounding,
+    ) -> Key:
+        """Return the key of a launch of ``rows``. An fp32 state is never rounded."""
+        return cls(
+            shape.heads,
+            shape.head_dim,
+            shape.state_dim,
+            tokens,
+            dtype_name(state_dtype),
+            dtype_name(activation_dtype),
+            rows * shape.heads,
+            "nearest" if state_dtype == torch.float32 else rounding,
+        )
 
     def distance(self, other: Key, most_row_heads: int) -> float:
         """Return the doublings between two keys; infinite where they are not comparable.
 
-        Row-heads above ``most_row_heads``, the largest measured, count as that many.
+        Row-heads above ``most_row_heads``, the largest measured, count as that many, the other
+        rounding as half a doubling.
         """
         same = ("head_dim", "state_dim", "state_dtype", "activation_dtype")
         if any(getattr(self, name) != getattr(other, name) for name in same):
@@ -129,6 +156,7 @@ class Key:
             _doublings(min(self.row_heads, most_row_heads), min(other.row_heads, most_row_heads))
             + _doublings(self.tokens, other.tokens)
             + _doublings(self.heads, other.heads)
+            + (_OTHER_ROUNDING if self.rounding != other.rounding else 0.0)
         )
 
 
@@ -139,20 +167,20 @@ def lookup(
     tokens: int = 1,
     state_dtype: torch.dtype = torch.float32,
     activation_dtype: torch.dtype = torch.bfloat16,
+    rounding: Rounding = "nearest",
     arch: str | None = None,
 ) -> ChainLaunch:
     """Return the launch configuration for ``rows`` rows of ``shape``; there always is one.
 
     arch: as `architecture` returns it. Reads the tables in the package and nothing else.
     """
-    key = Key(
-        shape.heads,
-        shape.head_dim,
-        shape.state_dim,
-        tokens,
-        dtype_name(state_dtype),
-        dtype_name(activation_dtype),
-        rows * shape.heads,
+    key = Key.of(
+        shape,
+        rows,
+        tokens=tokens,
+        state_dtype=state_dtype,
+        activation_dtype=activation_dtype,
+        rounding=rounding,
     )
     return choose(key, measured(arch) if arch else (), defaults())
 
