@@ -223,16 +223,8 @@ def _compile(job: tuple[Case, Stage, int]) -> int:
 
 def entry_of(case: Case, found: Search, made: dict[str, Any]) -> dict[str, Any]:
     """Return a table's entry."""
-    key = Key.of(
-        case.shape,
-        case.batch,
-        tokens=case.tokens,
-        state_dtype=case.state_dtype,
-        activation_dtype=case.activation_dtype,
-        rounding=case.rounding,
-    )
     return {
-        "key": asdict(key),
+        "key": asdict(case.key()),
         "choice": found.launch.choice(),
         "measured_us": {
             "pair": round(found.pair_us, 3),

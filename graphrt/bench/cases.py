@@ -10,6 +10,7 @@ import torch
 
 from graphrt.bench.histories import befores
 from graphrt.config import ChainShape, PdlLinks, Rounding, RuntimeConfig
+from graphrt.kernels.tuning import Key
 
 SHAPES = {
     # One rank of eight of Nemotron-3-Super, and the whole model.
@@ -63,6 +64,17 @@ class Case:
             rounding=self.rounding,
             device=device,
             pdl=self.links,
+        )
+
+    def key(self) -> Key:
+        """Return what the case's launch configuration is filed under."""
+        return Key.of(
+            self.shape,
+            self.batch,
+            tokens=self.tokens,
+            state_dtype=self.state_dtype,
+            activation_dtype=self.activation_dtype,
+            rounding=self.rounding,
         )
 
     def at(self, batch: int) -> Case:

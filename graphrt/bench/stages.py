@@ -15,7 +15,7 @@ from graphrt.kernels.conv1d import conv1d
 from graphrt.kernels.pdl import usable_links
 from graphrt.kernels.precompute import precompute
 from graphrt.kernels.state_update import state_update
-from graphrt.kernels.tuning import ChainLaunch, architecture, lookup
+from graphrt.kernels.tuning import ChainLaunch, architecture, find
 
 Stage = Literal["conv1d", "precompute", "state_update"]
 STAGES: tuple[Stage, ...] = ("conv1d", "precompute", "state_update")
@@ -32,16 +32,7 @@ PARTS: dict[str, tuple[Stage, ...]] = {
 
 def chosen_launch(work: Workload) -> ChainLaunch:
     """Return the configuration that the chain looks up for this workload."""
-    case = work.case
-    return lookup(
-        case.shape,
-        case.batch,
-        tokens=case.tokens,
-        state_dtype=case.state_dtype,
-        activation_dtype=case.activation_dtype,
-        rounding=case.rounding,
-        arch=architecture(work.device),
-    )
+    return find(work.case.key(), architecture(work.device))
 
 
 def stage_calls(

@@ -29,6 +29,7 @@ from graphrt.kernels.row_cursors import (
 from graphrt.kernels.tensors import Cursors
 
 _ROWS_OF_A_WARP = 32
+_ACCEPTED_ROWS = 128
 
 
 @triton.jit
@@ -162,6 +163,6 @@ def _accept_kernel(slot_ids_ptr, counts_ptr, accepted_ptr, rows, BLOCK: tl.const
 def accept(slot_ids: Tensor, counts: Tensor, accepted: Tensor) -> Compiled:
     """Write ``accepted[slot_ids[row]] = counts[row]`` for every live row. counts: (rows,) int32."""
     rows = slot_ids.shape[0]
-    return _accept_kernel[(triton.cdiv(rows, ORDERED),)](
-        slot_ids, counts, accepted, rows, BLOCK=ORDERED, num_warps=4
+    return _accept_kernel[(triton.cdiv(rows, _ACCEPTED_ROWS),)](
+        slot_ids, counts, accepted, rows, BLOCK=_ACCEPTED_ROWS, num_warps=4
     )

@@ -84,7 +84,7 @@ def _conv1d_kernel(
             token = tl.load(ring_ptrs + ring_row * stride_ring_row, mask=mask, other=0.0)
         else:
             token = tl.load(xbc_ptrs + index * stride_xbc_token, mask=mask, other=0.0)
-        seen += (token,)  # type: ignore[assignment]
+        seen += (token,)  # type: ignore[assignment]  # as above
     out_ptrs = conv_out_ptr + row * stride_out_row + channel
     for index in tl.static_range(T):
         total = bias

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two instructions that Triton does not give by itself, and what stands for them on the CPU."""
+"""Two instructions that Triton does not give by itself, and what stands for them on the CPU."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ def arrived(value):
     """
     if INTERPRETED:
         same = value
-    elif value.dtype.primitive_bitwidth == 16:
-        same = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=2
-        )
     else:
+        pack: tl.constexpr = 32 // value.dtype.primitive_bitwidth
         same = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=1
+            "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=pack
         )
     return same
 

@@ -61,15 +61,7 @@ def predictions(arch: str) -> dict[str, Any]:
 
 def predict(case: Case, arch: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return ``us`` of one layer's chain, and ``from``: table, exact or nearest, or the model."""
-    launch = tuning.lookup(
-        case.shape,
-        case.batch,
-        tokens=case.tokens,
-        state_dtype=case.state_dtype,
-        activation_dtype=case.activation_dtype,
-        rounding=case.rounding,
-        arch=arch,
-    )
+    launch = tuning.find(case.key(), arch)
     us = scaled(case, launch, entries) if launch.match != "default" else None
     source = f"table, {launch.match}"
     if us is None:
@@ -82,7 +74,7 @@ def scaled(case: Case, launch: ChainLaunch, entries: list[dict[str, Any]]) -> fl
 
     None where nothing like it was measured.
     """
-    key = _key(case)
+    key = case.key()
     most = max((Key(**entry["key"]).row_heads for entry in entries), default=0)
     near = [
         (key.distance(Key(**entry["key"]), most), index)
@@ -199,14 +191,3 @@ def _entries(arch: str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return list(json.loads(path.read_text(encoding="utf-8"))["entries"])
-
-
-def _key(case: Case) -> Key:
-    return Key.of(
-        case.shape,
-        case.batch,
-        tokens=case.tokens,
-        state_dtype=case.state_dtype,
-        activation_dtype=case.activation_dtype,
-        rounding=case.rounding,
-    )

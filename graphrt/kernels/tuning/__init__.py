@@ -182,6 +182,11 @@ def lookup(
         activation_dtype=activation_dtype,
         rounding=rounding,
     )
+    return find(key, arch)
+
+
+def find(key: Key, arch: str | None) -> ChainLaunch:
+    """Return the launch configuration for ``key``, as `lookup` does."""
     return choose(key, measured(arch) if arch else (), defaults())
 
 

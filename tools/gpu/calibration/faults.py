@@ -18,7 +18,8 @@ import torch
 
 from graphrt.cache import ReplayCache
 from graphrt.config import RuntimeConfig
-from graphrt.kernels.tuning import ChainLaunch, lookup
+from graphrt.kernels import tuning
+from graphrt.kernels.tuning import ChainLaunch
 from graphrt.latency.samplers import Samplers
 from graphrt.latency.subject import Build, Subject
 
@@ -63,8 +64,10 @@ class FaultySubject:
 def smaller_tile() -> Iterator[None]:
     """Let the tuning entry of the state update have tiles of 16 rows of P, and four warps."""
 
-    def changed(*given: Any, **named: Any) -> ChainLaunch:
-        found = lookup(*given, **named)
+    choose = tuning.choose
+
+    def changed(*given: Any) -> ChainLaunch:
+        found = choose(*given)
         tile = replace(
             found.state_update,
             block_head_dim=16,
@@ -76,10 +79,7 @@ def smaller_tile() -> Iterator[None]:
         )
         return replace(found, state_update=tile)
 
-    with (
-        mock.patch("graphrt.kernels.chain.lookup", changed),
-        mock.patch("graphrt.bench.stages.lookup", changed),
-    ):
+    with mock.patch.object(tuning, "choose", changed):
         yield
 
 

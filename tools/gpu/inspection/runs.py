@@ -18,7 +18,7 @@ from graphrt.declared import cache_manifest
 from graphrt.kernels.chain import BoundChain
 from graphrt.kernels.precompute import precompute
 from graphrt.kernels.state_update import state_update
-from graphrt.kernels.tensors import LayerInputs
+from graphrt.kernels.tensors import SCRATCH, LayerInputs
 from graphrt.kernels.tuning import architecture, lookup
 from graphrt.models.bundled import bundled_model
 from graphrt.models.generate import TextGenerator
@@ -149,9 +149,8 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
             launch=launch.state_update,
         )
 
-    made = {
-        name: getattr(scratch, name) for name in ("causal", "decay", "fold_weight", "fold_decay")
-    }
+    others = ("conv_out", "row_cursors")  # of conv1d and advance
+    made = {name: getattr(scratch, name) for name in SCRATCH if name not in others}
     runs = {
         "precompute": (run_precompute, {"conv_out": scratch.conv_out}, made),
         "state_update": (run_state_update, {"conv_out": scratch.conv_out, **made}, {"out": out}),
