@@ -91,6 +91,11 @@ ROW_CURSOR_COLUMNS = 8
 """Whole numbers that advance leaves each row for the stages: 64 bytes, a line of its own."""
 
 
+def padded_tokens(tokens: int) -> int:
+    """Return the columns of a product whose columns are a launch's tokens: 8, or 16."""
+    return max(8, 1 << (tokens - 1).bit_length())
+
+
 def padded_window(window: int) -> int:
     """Return the columns of the causal matrix for the history: a power of two, at least 16."""
     return max(16, 1 << (window - 1).bit_length())

@@ -67,7 +67,7 @@ STATE_UPDATE = (
         StateUpdateLaunch(rows, warps, registers, fold_rows=rows, loads_first=first)
         for rows, warps, registers, first in (
             *((16, 1, None, True), (16, 2, None, True), (16, 4, None, True)),
-            *((32, 2, None, True), (32, 4, None, True), (32, 2, 128, True), (32, 4, 80, True)),
+            *((32, 2, None, True), (32, 4, None, True), (32, 2, 128, True), (32, 2, 104, True)),
             *((16, 1, None, False), (32, 2, 168, False), (32, 4, None, False)),
         )
     ),
@@ -78,7 +78,8 @@ STATE_UPDATE = (
         for rows, warps, registers, tiles, stages, fold, ahead in (
             *((32, 2, None, 2, 2, 16, 2), (32, 2, 168, 2, 2, 16, 2), (32, 2, None, 2, 2, 32, 2)),
             *((64, 2, 168, 2, 2, 32, 4), (64, 2, 144, 2, 2, 32, 3), (64, 2, None, 2, 2, 32, 3)),
-            *((64, 4, None, 2, 2, 32, 3), (64, 4, None, 4, 3, 32, 3)),
+            *((64, 4, None, 2, 2, 32, 3), (64, 4, None, 4, 3, 32, 3), (64, 4, None, 2, 2, 16, 2)),
+            *((64, 2, 128, 2, 2, 16, 2), (64, 2, 168, 2, 2, 16, 3), (64, 2, 128, 4, 2, 16, 2)),
         )
     ),
 )

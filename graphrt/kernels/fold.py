@@ -29,13 +29,13 @@ def fold(
 ):
     """Store a tile's state after the whole history.
 
-    state: [P', N] at state_ptrs. x_past: [W', P']. b_past: [W', N]. weight: [W'], 0 after the
+    state: [P', N] at state_ptrs. x_past: [P', W']. b_past: [W', N]. weight: [W'], 0 after the
     history. decay: of the state. quads: [P', N / 4], the numbers of the tile's random draws.
     """
-    weighted = x_past.to(tl.float32) * weight[:, None]  # few, and B stays in registers
+    weighted = x_past.to(tl.float32) * weight[None, :]  # few, and B stays in registers
     dtype: tl.constexpr = state_ptrs.dtype.element_ty
     parts: tl.constexpr = 3 if dtype == tl.float32 else 2  # 16 bits, of which 11 or 8 are stored
-    folded = state.to(tl.float32) * decay + dot(tl.trans(weighted), b_past, parts)
+    folded = state.to(tl.float32) * decay + dot(weighted, b_past, parts)
     if STOCHASTIC:
         words = stochastic_words(
             seed, quads.to(tl.uint32), layer, quads.type.shape[0], quads.type.shape[1]
@@ -92,10 +92,10 @@ def fold_tiles(
         state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
         state = tl.load(state_ptrs, mask=mask_state, other=0.0)
         x_past = tl.load(
-            x_ring_ptr + (head * RING_ROWS + past_row[:, None]) * P + p[None, :],
-            mask=is_past[:, None] & is_p[None, :],
+            x_ring_ptr + (head * RING_ROWS + past_row[None, :]) * P + p[:, None],
+            mask=is_past[None, :] & is_p[:, None],
             other=0.0,
-        )  # [BLOCK_W, FOLD_P]
+        )  # [FOLD_P, BLOCK_W]
         weight = tl.load(fold_weight_ptr + head * stride_weight_head + past)
         decay = tl.load(fold_decay_ptr + head)
         quads = (head * P + p[:, None]) * ((N + 3) // 4) + quad[None, :]

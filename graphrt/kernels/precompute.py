@@ -27,9 +27,8 @@ from graphrt.kernels.ptx import arrived, exp
 from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
-from graphrt.memory import PADDED_TOKENS, padded_window
+from graphrt.memory import PADDED_TOKENS, padded_tokens, padded_window
 
-_MIN_TOKENS = 8
 _SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
 
 
@@ -312,7 +311,7 @@ def precompute(
         WAIT=links.precompute,
         SIGNAL=links.state_update,
         BLOCK_H=block_heads,
-        BLOCK_T=max(_MIN_TOKENS, triton.next_power_of_2(tokens)),
+        BLOCK_T=padded_tokens(tokens),
         BLOCK_J=PADDED_TOKENS,
         BLOCK_W=padded_window(window),
         BLOCK_N=triton.next_power_of_2(shape.state_dim),

@@ -39,7 +39,7 @@ from graphrt.kernels.row_cursors import (
 )
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import StateUpdateLaunch, largest_divisor
-from graphrt.memory import PADDED_TOKENS, padded_window
+from graphrt.memory import PADDED_TOKENS, padded_tokens, padded_window
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -107,6 +107,7 @@ def _state_update_kernel(
     STAGES: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    BLOCK_J: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     FOLD_P: tl.constexpr,
@@ -126,6 +127,7 @@ def _state_update_kernel(
 
     n = tl.arange(0, BLOCK_N)
     token = tl.arange(0, BLOCK_T)
+    new = tl.arange(0, BLOCK_J)  # the same tokens as columns of the causal matrix
     past = tl.arange(0, BLOCK_W)
     is_token = token < T
     is_past = past < held  # held is 0 in padding rows
@@ -139,7 +141,7 @@ def _state_update_kernel(
         b_ring_ptr + slot * stride_b_slot + group * stride_b_group + past_row[:, None] * N + n
     )
     dt_ring_ptr += slot * stride_dt_slot
-    conv_ptrs = conv_out_ptr + row * stride_conv_row + token[:, None] * stride_conv_token
+    conv_out_ptr += row * stride_conv_row
     c_ptrs = read_c_ptr + row * stride_read_row + group * stride_read_group + n[None, :]
     c_ptrs += token[:, None] * stride_read_token
     mask_c = is_token[:, None] & mask_n
@@ -158,10 +160,10 @@ def _state_update_kernel(
         state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
         state = tl.load(state_ptrs, mask=mask_state, other=0.0)  # [BLOCK_P, BLOCK_N]
         x_past = tl.load(
-            x_ring_ptr + (head * RING_ROWS + past_row[:, None]) * P + p[None, :],
-            mask=is_past[:, None] & is_p[None, :],
+            x_ring_ptr + (head * RING_ROWS + past_row[None, :]) * P + p[:, None],
+            mask=is_past[None, :] & is_p[:, None],
             other=0.0,
-        )  # [BLOCK_W, BLOCK_P]
+        )  # [BLOCK_P, BLOCK_W]
         if HAS_D:
             skip = tl.load(D_ptr + head).to(tl.float32)
         if TILES == 1:
@@ -191,10 +193,18 @@ def _state_update_kernel(
                 )
             wait_for_producer(WAIT)
         c_new = tl.load(c_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
-        x_new = tl.load(conv_ptrs + (head * P + p)[None, :], mask=mask_x, other=0.0)
+        x_ptrs = conv_out_ptr + head * P + p
+        x_new = tl.load(
+            x_ptrs[:, None] + new[None, :] * stride_conv_token,
+            mask=(new < T)[None, :] & is_p[:, None],
+            other=0.0,
+        )  # [BLOCK_P, BLOCK_J]
+        x_token = tl.load(
+            x_ptrs[None, :] + token[:, None] * stride_conv_token, mask=mask_x, other=0.0
+        )  # [BLOCK_T, BLOCK_P]
         causal_ptrs = causal_ptr + head * stride_causal_head + token[:, None] * stride_causal_token
         past_ptrs = causal_ptrs + past[None, :]
-        new_ptrs = causal_ptrs + BLOCK_W + token[None, :]
+        new_ptrs = causal_ptrs + BLOCK_W + new[None, :]
         mask_causal = is_token[:, None]
         causal_past = tl.load(past_ptrs, mask=mask_causal, other=0.0)
         causal_new = tl.load(new_ptrs, mask=mask_causal, other=0.0)
@@ -204,14 +214,15 @@ def _state_update_kernel(
             low_new = tl.load(new_ptrs + stride_causal_plane, mask=mask_causal, other=0.0)
         decay = tl.load(decay_ptr + head * stride_decay_head + token, mask=is_token, other=0.0)
         if TILES == 1 and LOADS_FIRST:
-            c_new, x_new = arrived(c_new), arrived(x_new)
+            c_new, x_new, x_token = arrived(c_new), arrived(x_new), arrived(x_token)
             causal_past, causal_new = arrived(causal_past), arrived(causal_new)
             if PLANES == 2:
                 low_past, low_new = arrived(low_past), arrived(low_new)
-        y = dot(c_new, tl.trans(state)) * decay[:, None]  # [BLOCK_T, BLOCK_P]
-        y += dot_planes(causal_past, causal_new, low_past, low_new, x_past, x_new, PLANES)
+        y = dot(state, tl.trans(c_new)) * decay[None, :]  # [BLOCK_P, BLOCK_T]
+        y += dot_planes(x_past, x_new, causal_past, causal_new, low_past, low_new, PLANES)
+        y = tl.trans(y)
         if HAS_D:
-            y += x_new.to(tl.float32) * skip
+            y += x_token.to(tl.float32) * skip
         if HAS_Z:
             z = tl.load(
                 z_ptr
@@ -234,7 +245,7 @@ def _state_update_kernel(
         )
         tl.store(
             x_ring_ptr + (head * RING_ROWS + new_row[:, None]) * P + p[None, :],
-            x_new,
+            x_token,
             mask=mask_x & live,
         )
     if TILES > 1 and flush:
@@ -334,7 +345,8 @@ def state_update(
         LOADS_FIRST=launch.loads_first,
         STAGES=launch.stages,
         BLOCK_P=block,
-        BLOCK_T=PADDED_TOKENS,
+        BLOCK_T=padded_tokens(tokens),
+        BLOCK_J=PADDED_TOKENS,
         BLOCK_W=padded_window(window),
         BLOCK_N=block_n,
         FOLD_P=fold_rows,
