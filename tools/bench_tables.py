@@ -72,13 +72,30 @@ def stages(report: Report) -> Table:
 
 def tail(report: Report) -> Table:
     """Return the pair where every slot flushes and where none does, by state dtype and batch."""
-    first = report["cases"][0]["case"]
     rows = [
-        (f"{first['state_dtype']} {batch}", history, _us(times["state_update"]), _us(times["pair"]))
+        (
+            f"{state} {batch}",
+            history,
+            *(_us(times.get(name)) for name in ("state_update", "pair", RING)),
+        )
+        for state in ("fp16", "fp32")
         for history in ("all-flush", "no-flush")
-        for batch, times in cells(report, first["state_dtype"], history=history).items()
+        for batch, times in cells(report, state, history=history).items()
     ]
-    return Table(("state, batch", "history", "state update", "pair"), tuple(rows))
+    header = ("state, batch", "history", "state update", "pair", "FlashInfer ring")
+    return Table(header, tuple(rows))
+
+
+def by_tokens(report: Report) -> Table:
+    """Return precompute + state update and the peer, a row a T, a column a batch, for fp16."""
+    numbers = sorted({one["case"]["tokens"] for one in report["cases"]})
+    by_number = {tokens: cells(report, "fp16", tokens=tokens) for tokens in numbers}
+    batches = list(by_number[numbers[0]])
+    rows = [
+        (str(tokens), *(_beside(times[batch]) if batch in times else "-" for batch in batches))
+        for tokens, times in by_number.items()
+    ]
+    return Table(("T", *(f"batch {batch}" for batch in batches)), tuple(rows))
 
 
 def geometric_mean(report: Report, state: str) -> float:
@@ -99,4 +116,4 @@ def _us(timing: dict[str, Any] | None) -> str:
     return "-" if timing is None else f"{timing['us']:.2f}"
 
 
-TABLES = {"pair": pair, "beside": beside, "stages": stages, "tail": tail}
+TABLES = {"pair": pair, "beside": beside, "stages": stages, "tail": tail, "tokens": by_tokens}
