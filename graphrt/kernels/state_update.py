@@ -4,7 +4,8 @@
     y_t = decay_t * (S0 C_t) + sum_j causal[t, j] x_j + D x_t,  times silu(z_t) where z is given
     on a flush: S0 <- exp(cum_h) S0 + sum_j exp(cum_h - cum_j) dt_j x_j B_j^T   over the history
 
-The outputs read S0 as it was, flush or not.
+The outputs read S0 as it was, flush or not. They are computed with P first: a product takes 16 rows
+or 8 columns, and few tokens are the rule.
 
 The unit of work is a tile, some rows of P of one head. A program with one tile loads state and
 history before its wait, and folds there, from the tile in hand; with ``loads_first`` all that it
