@@ -92,7 +92,7 @@ ROW_CURSOR_COLUMNS = 8
 
 
 def padded_tokens(tokens: int) -> int:
-    """Return the columns of a product whose columns are a launch's tokens: 8, or 16."""
+    """Return the columns of a product with one for each of T tokens: a power of two, at least 8."""
     return max(8, 1 << (tokens - 1).bit_length())
 
 

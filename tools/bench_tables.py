@@ -90,7 +90,7 @@ def by_tokens(report: Report) -> Table:
     """Return precompute + state update and the peer, a row a T, a column a batch, for fp16."""
     numbers = sorted({one["case"]["tokens"] for one in report["cases"]})
     by_number = {tokens: cells(report, "fp16", tokens=tokens) for tokens in numbers}
-    batches = list(by_number[numbers[0]])
+    batches = sorted(set().union(*by_number.values()))
     rows = [
         (str(tokens), *(_beside(times[batch]) if batch in times else "-" for batch in batches))
         for tokens, times in by_number.items()

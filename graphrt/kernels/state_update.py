@@ -199,7 +199,7 @@ def _state_update_kernel(
             x_ptrs[:, None] + new[None, :] * stride_conv_token,
             mask=(new < T)[None, :] & is_p[:, None],
             other=0.0,
-        )  # [BLOCK_P, BLOCK_J]
+        )  # [BLOCK_P, BLOCK_J], for a product; once more as the outputs lie, for D and the ring
         x_token = tl.load(
             x_ptrs[None, :] + token[:, None] * stride_conv_token, mask=mask_x, other=0.0
         )  # [BLOCK_T, BLOCK_P]

@@ -46,12 +46,16 @@ def test_a_row_a_number_of_tokens_and_a_column_a_batch() -> None:
             case(4.0, 5.0, tokens=1),
             case(6.0, 7.0, tokens=1, batch=16),
             case(5.0, None, tokens=8),
+            case(8.0, None, tokens=8, batch=64),
             case(9.0, 9.0, tokens=8, state_dtype="fp32", batch=16),
         ]
     }
     table = by_tokens(report)
-    assert table.header == ("T", "batch 1", "batch 16")
-    assert table.rows == (("1", "4.00 / 5.00", "6.00 / 7.00"), ("8", "5.00 / -", "-"))
+    assert table.header == ("T", "batch 1", "batch 16", "batch 64")
+    assert table.rows == (
+        ("1", "4.00 / 5.00", "6.00 / 7.00", "-"),
+        ("8", "5.00 / -", "-", "8.00 / -"),
+    )
 
 
 def test_a_case_that_failed_its_gate_is_in_no_table() -> None:
