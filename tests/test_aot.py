@@ -253,7 +253,18 @@ def test_nothing_spills_and_the_state_moves_in_128_bits(
     assert widths == {("load", 16), ("store", 16)}
     loads = [a for a in update.accesses if a.argument == "state_ptr" and a.kind == "load"]
     sides = {a.waits for a in loads}
-    # One tile a program: before the wait. Several: a loop after it.
-    assert sides == {frozenset({int(bucket == RANK.buckets[-1])})}
+    assert sides == {frozenset({0})}, "the state is not asked for before the wait"
     wide = [i for i in update.sass if i.has("LDG.E.128", "LDGSTS.E.BYPASS.128")]
     assert len([i for i in wide if frozenset(i.waits) in sides]) >= len(loads) > 0
+
+
+@pytest.mark.parametrize(("state_dim", "shared"), [(17, False), (18, True), (16, True)])
+def test_a_state_waits_in_shared_memory_where_its_rows_can_be_copied(
+    state_dim: int, shared: bool
+) -> None:
+    """cp.async copies 4 bytes or more: rows of 17 elements of 2 bytes lie at 2."""
+    case = replace(RANK, state_dim=state_dim, state_dtype=FP16)
+    launch = recorded_launches(case, ALL, 64)["state_update"]
+    assert launch.keywords["IN_SHARED"] is shared
+    found = accesses(launch.compile(90), launch.arguments_left())
+    assert {a.kind for a in found if a.argument == "state_ptr"} == {"load", "store"}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search the launch configurations of this machine's GPU, into graphrt/kernels/tuning/ARCH.json.
 
-    python -m tools.tune [--shape rank whole] [--batch 1 4 16 64 256 1024] [--tokens 6] [--dry]
+    python -m tools.tune [--shape rank whole] [--batch 1 4 16 64 256 1024] [--tokens 6]
+                         [--stage state_update] [--dry]
 
 Every kernel of the search is compiled first, by parallel processes that share Triton's cache. Then,
 key by key, one stage after the other with what was best so far: the state update and precompute in
@@ -61,27 +62,16 @@ PRECOMPUTE = tuple(
     PrecomputeLaunch(heads, warps)
     for heads, warps in ((2, 1), (4, 1), (4, 2), (8, 2), (4, 4), (8, 4), (16, 2), (16, 4))
 )
-# One tile a program: the state is loaded before the wait. Several: a loop that fetches ahead.
-STATE_UPDATE = (
-    *(
-        StateUpdateLaunch(rows, warps, registers, fold_rows=rows, loads_first=first)
-        for rows, warps, registers, first in (
-            *((16, 1, None, True), (16, 2, None, True), (16, 4, None, True)),
-            *((32, 2, None, True), (32, 4, None, True), (32, 2, 128, True), (32, 2, 104, True)),
-            *((16, 1, None, False), (32, 2, 168, False), (32, 4, None, False)),
-        )
-    ),
-    *(
-        StateUpdateLaunch(
-            rows, warps, registers, tiles=tiles, stages=stages, fold_rows=fold, fold_stages=ahead
-        )
-        for rows, warps, registers, tiles, stages, fold, ahead in (
-            *((32, 2, None, 2, 2, 16, 2), (32, 2, 168, 2, 2, 16, 2), (32, 2, None, 2, 2, 32, 2)),
-            *((64, 2, 168, 2, 2, 32, 4), (64, 2, 144, 2, 2, 32, 3), (64, 2, None, 2, 2, 32, 3)),
-            *((64, 4, None, 2, 2, 32, 3), (64, 4, None, 4, 3, 32, 3), (64, 4, None, 2, 2, 16, 2)),
-            *((64, 2, 128, 2, 2, 16, 2), (64, 2, 168, 2, 2, 16, 3), (64, 2, 128, 4, 2, 16, 2)),
-        )
-    ),
+IN_REGISTERS, IN_SHARED, EARLY, LATE = False, True, True, False
+STATE_UPDATE = tuple(
+    StateUpdateLaunch(*choice)
+    for choice in (
+        *((16, 1, IN_REGISTERS, EARLY), (16, 1, IN_REGISTERS, LATE), (32, 1, IN_REGISTERS, EARLY)),
+        *((16, 1, IN_SHARED, EARLY), (32, 1, IN_SHARED, EARLY), (64, 1, IN_SHARED, EARLY)),
+        *((16, 1, IN_SHARED, LATE), (32, 1, IN_SHARED, LATE), (32, 1, IN_SHARED, LATE, 128)),
+        *((16, 2, IN_SHARED, EARLY), (16, 4, IN_SHARED, EARLY), (32, 4, IN_SHARED, EARLY)),
+        *((16, 1, IN_REGISTERS, LATE, 128), (32, 1, IN_REGISTERS, LATE, 168)),
+    )
 )
 SEARCH: tuple[tuple[Stage, tuple[Stage, ...], tuple[Any, ...]], ...] = (
     ("state_update", PAIR, STATE_UPDATE),
@@ -111,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.out or TABLES / f"{arch}.json"
     made = conditions(device, args.commit)
     if device.type == "cuda" and args.jobs > 1:
-        compile_ahead(cases, args.jobs)
+        compile_ahead(cases, args.jobs, args.stage)
     failures = 0
     begin = time.perf_counter()
     for number, case in enumerate(cases, start=1):
@@ -120,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"H {told['heads']} T {told['tokens']} {told['state_dtype']} batch {case.batch}"
         what += f" {case.rounding}"
         try:
-            found = search(case, device, effort)
+            found = search(case, device, effort, args.stage)
         except (GraphrtError, RuntimeError) as error:
             failures += 1
             say(f"{where} {what}: FAILED {type(error).__name__}: {error}")
@@ -131,13 +121,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(failures > 0)
 
 
-def search(case: Case, device: torch.device, effort: Effort) -> Search:
-    """Return the best configuration of each stage in turn. Raises GateError if it is wrong."""
+def search(
+    case: Case, device: torch.device, effort: Effort, stages: Sequence[Stage] = STAGES
+) -> Search:
+    """Return the best configuration of each stage in turn; stages left out stay as they are.
+
+    Raises GateError if it is wrong.
+    """
     brief = replace(effort, l2_times=min(effort.l2_times, SEARCH_L2_TIMES))
     work = Workload(case, device, brief)
     launch = chosen_launch(work)
     tried: dict[str, dict[str, float]] = {}
     for stage, together, choices in SEARCH:
+        if stage not in stages:
+            continue
         current = getattr(launch, stage)
         runs: dict[str, Timed] = {}
         named = {label(choice): choice for choice in unique((current, *choices), case)}
@@ -193,13 +190,14 @@ def unique(choices: Iterable[Any], case: Case) -> list[Any]:
     return kept
 
 
-def compile_ahead(cases: Sequence[Case], jobs: int) -> None:
+def compile_ahead(cases: Sequence[Case], jobs: int, stages: Sequence[Stage]) -> None:
     """Compile everything the search launches, into Triton's cache, by ``jobs`` processes."""
     kinds = list(dict.fromkeys(case.at(1) for case in cases))  # a batch changes no kernel
     work = [
         (case, stage, index)
         for case in kinds
         for stage, _, choices in SEARCH
+        if stage in stages
         for index in range(len(choices))
     ]
     begin = time.perf_counter()
@@ -294,6 +292,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rounding", nargs="+", choices=("nearest", "stochastic"), default=["nearest"]
     )
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--out", type=Path, help="default: the package's table of this GPU")

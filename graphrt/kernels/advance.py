@@ -18,7 +18,6 @@ from graphrt.kernels.row_cursors import (
     CONV_POS,
     FLUSHED,
     HELD,
-    MOST_ORDERED,
     ORDERED,
     RAND_SEED,
     RING_START,
@@ -58,11 +57,9 @@ def _advance_kernel(
     WINDOW: tl.constexpr,
     RING_ROWS: tl.constexpr,
     CONV_RING_ROWS: tl.constexpr,
-    MOST_ORDERED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    first = tl.program_id(0) * BLOCK
-    row = first + tl.arange(0, BLOCK)
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
     live = slot >= 0
 
@@ -95,9 +92,9 @@ def _advance_kernel(
     tl.store(rand_seed_ptr + slot, seed, mask=live)
 
     is_row = row < rows
-    early = (live & (flushed != 0) & (rows <= MOST_ORDERED)).to(tl.int32)
+    early = (live & (flushed != 0) & (rows <= BLOCK)).to(tl.int32)
     place = tl.cumsum(early, 0)  # of the early ones up to here
-    line = tl.where(early != 0, first + place - 1, row + tl.sum(early, 0) - place)
+    line = tl.where(early != 0, place - 1, row + tl.sum(early, 0) - place)
     row_ptrs = row_cursors_ptr + line * COLUMNS
     tl.store(row_ptrs + SLOT, slot, mask=is_row)
     tl.store(row_ptrs + HELD, tl.where(live, held, 0), mask=is_row)
@@ -146,7 +143,6 @@ def advance(
         WINDOW=window,
         RING_ROWS=ring_rows,
         CONV_RING_ROWS=conv_rows,
-        MOST_ORDERED=MOST_ORDERED,
         BLOCK=block,
         num_warps=block // _ROWS_OF_A_WARP,
     )

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from graphrt.cache import ReplayCache
@@ -81,7 +82,8 @@ class Launch:
             aligned = value.data_ptr() if isinstance(value, Tensor) else value
             if special and isinstance(aligned, int) and aligned % 16 == 0:
                 attributes[index,] = [["tt.divisibility", 16]]
-        return ASTSource(self.kernel, signature, constants, attributes), options
+        kind = GluonASTSource if self.kernel.is_gluon() else ASTSource
+        return kind(self.kernel, signature, constants, attributes), options
 
 
 def _type_of(value: object) -> str:

@@ -22,28 +22,14 @@ def _tf32_part(value):
 
 
 @triton.jit
-def dot(a, b, PARTS: tl.constexpr = 0):
-    """Return a @ b in fp32, for any mix of fp32, bf16 and fp16 operands.
-
-    PARTS: of bf16 that an fp32 ``a`` beside a bf16 ``b`` is taken in: three hold it all, two 16
-    bits. 0 for two of tf32.
-    """
+def dot(a, b):
+    """Return a @ b in fp32, for any mix of fp32, bf16 and fp16 operands."""
     if INTERPRETED:  # it multiplies bf16 operands as raw integers: give it fp32 ones
         product = tl.dot(a.to(tl.float32), b.to(tl.float32))
     elif a.dtype == b.dtype and a.dtype != tl.float32:
         product = tl.dot(a, b)
     elif a.dtype != tl.float32 and b.dtype != tl.float32:
         product = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="tf32")
-    elif b.dtype == tl.bfloat16 and PARTS > 0:
-        high = a.to(tl.bfloat16)  # b stays as it is
-        rest = a - high.to(tl.float32)
-        middle = rest.to(tl.bfloat16)
-        if PARTS == 2:
-            product = tl.dot(middle, b)
-        else:
-            product = tl.dot((rest - middle.to(tl.float32)).to(tl.bfloat16), b)
-            product = tl.dot(middle, b, product)
-        product = tl.dot(high, b, product)
     elif b.dtype != tl.float32:
         high = _tf32_part(a)
         exact = b.to(tl.float32)
@@ -75,25 +61,3 @@ def into_range(c, DTYPE: tl.constexpr):
         moved = (c.to(tl.float32) * scale[:, None]).to(DTYPE)
         undo = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
     return moved, undo
-
-
-@triton.jit
-def dot_planes(x_past, x_new, past, new, low_past, low_new, PLANES: tl.constexpr):
-    """Return x @ causal^T in fp32 over history and new tokens, causal as precompute stores it.
-
-    One fp32 plane, or two of bf16 whose sum it is: 16 bits of it, 256 times finer than the bf16
-    output. The small plane is multiplied first.
-    """
-    past, new = tl.trans(past), tl.trans(new)
-    low_past, low_new = tl.trans(low_past), tl.trans(low_new)
-    if PLANES == 1:
-        product = dot(x_past, past) + dot(x_new, new)
-    elif INTERPRETED:
-        product = dot(x_past, past) + dot(x_new, new)
-        product += dot(x_past, low_past) + dot(x_new, low_new)
-    else:
-        product = tl.dot(x_past, low_past)
-        product = tl.dot(x_new, low_new, product)
-        product = tl.dot(x_new, new, product)
-        product = tl.dot(x_past, past, product)
-    return product

@@ -6,109 +6,131 @@ S0 <- exp(cum_h) S0 + sum_j exp(cum_h - cum_j) dt_j x_j B_j^T   over the history
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
-from graphrt.kernels.dot import dot
+from graphrt.kernels.fragments import (
+    at_once,
+    b_layout,
+    columns_from,
+    columns_of_memory,
+    columns_of_product,
+    product_layout,
+    quads_of,
+    rows_of_memory,
+    rows_of_product,
+    state_layout,
+)
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.products import product_in_bf16
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
+from graphrt.kernels.state_tile import state_columns
 
 
-@triton.jit
-def fold(
-    state,
-    state_ptrs,
-    mask,
-    x_past,
-    b_past,
-    weight,
-    decay,
-    seed,
-    quads,
-    layer,
-    STOCHASTIC: tl.constexpr,
+@jit
+def b_of_history(
+    # of this slot and group
+    b_ring_ptr,
+    ring_start,
+    held,
+    # constants
+    N: tl.constexpr,
+    RING_ROWS: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    """Store a tile's state after the whole history.
-
-    state: [P', N] at state_ptrs. x_past: [P', W']. b_past: [W', N]. weight: [W'], 0 after the
-    history. decay: of the state. quads: [P', N / 4], the numbers of the tile's random draws.
-    """
-    weighted = x_past.to(tl.float32) * weight[None, :]  # few, and B stays in registers
-    dtype: tl.constexpr = state_ptrs.dtype.element_ty
-    parts: tl.constexpr = 3 if dtype == tl.float32 else 2  # 16 bits, of which 11 or 8 are stored
-    folded = state.to(tl.float32) * decay + dot(weighted, b_past, parts)
-    if STOCHASTIC:
-        words = stochastic_words(
-            seed, quads.to(tl.uint32), layer, quads.type.shape[0], quads.type.shape[1]
-        )
-        stored = round_stochastic(folded, words, dtype)
-    else:
-        stored = folded.to(dtype)
-    tl.store(state_ptrs, stored, mask=mask)
+    """Return B of the ``held`` tokens of the history [BLOCK_W, BLOCK_N], 0 after them."""
+    HISTORY: tl.constexpr = b_layout(BLOCK_W, BLOCK_N, V, WARPS)
+    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
+    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
+    return gl.load(
+        b_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * N + n[None, :],
+        mask=(past < held)[:, None] & (n < N)[None, :],
+        other=0.0,
+    )
 
 
-@triton.jit
-def fold_tiles(
-    # pointers, of this slot, group and row
+@jit
+def fold(
+    # of this slot and head
     state_ptr,
-    x_ring_ptr,
-    b_past_ptrs,
-    fold_weight_ptr,
-    fold_decay_ptr,
-    # the history, and the first of this program's tiles
-    past_row,
-    is_past,
-    first_tile,
-    # random draws
+    # the tile, its first row of P, and what it is folded with
+    state,
+    first_row,
+    weighted,
+    b_past,
+    decay,
+    # random draws: of the head's first element
     seed,
+    first_quad,
     layer,
-    # strides, in elements
-    stride_weight_head,
     # constants
     P: tl.constexpr,
     N: tl.constexpr,
-    RING_ROWS: tl.constexpr,
     STOCHASTIC: tl.constexpr,
-    TILES: tl.constexpr,
-    STAGES: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    FOLD_P: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    IN_SHARED: tl.constexpr,
 ):
-    """Read the tiles' state again and fold it, FOLD_P rows of P at a time."""
-    P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
-    FOLDS: tl.constexpr = BLOCK_P // FOLD_P
-    n = tl.arange(0, BLOCK_N)
-    quad = tl.arange(0, BLOCK_N // 4)
-    past = tl.arange(0, BLOCK_W)
-    mask_n = (n < N)[None, :]
-    b_past = tl.load(b_past_ptrs, mask=is_past[:, None] & mask_n, other=0.0)  # [BLOCK_W, BLOCK_N]
-    for i in tl.range(0, TILES * FOLDS, num_stages=STAGES):
-        tile = first_tile + i // FOLDS
-        head = tile // P_BLOCKS
-        p = tile % P_BLOCKS * BLOCK_P + i % FOLDS * FOLD_P + tl.arange(0, FOLD_P)
-        is_p = p < P
-        mask_state = is_p[:, None] & mask_n
-        state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
-        state = tl.load(state_ptrs, mask=mask_state, other=0.0)
-        x_past = tl.load(
-            x_ring_ptr + (head * RING_ROWS + past_row[None, :]) * P + p[:, None],
-            mask=is_past[None, :] & is_p[:, None],
-            other=0.0,
-        )  # [FOLD_P, BLOCK_W]
-        weight = tl.load(fold_weight_ptr + head * stride_weight_head + past)
-        decay = tl.load(fold_decay_ptr + head)
-        quads = (head * P + p[:, None]) * ((N + 3) // 4) + quad[None, :]
-        fold(
-            state,
-            state_ptrs,
-            mask_state,
-            x_past,
-            b_past,
-            weight,
-            decay,
-            seed,
-            quads,
-            layer,
-            STOCHASTIC,
+    """Store a tile's state after the whole history, a few columns of N at a time that warps share.
+
+    state: as `state_tile.ask_for_state` returns it. weighted: (rows, W') fp32, x times a token's
+    weight, rows and layout a product's; 0 after the history. decay: of the state.
+    """
+    PRODUCT: tl.constexpr = product_layout(WARPS)
+    COLUMNS: tl.constexpr = at_once(BLOCK_N, WARPS)
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS)
+    DTYPE: tl.constexpr = state_ptr.dtype.element_ty
+    PARTS: tl.constexpr = 3 if DTYPE == gl.float32 else 2  # 16 bits; 11 or 8 are stored
+    zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
+    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
+        b = gl.convert_layout(
+            columns_of_product(columns_from(b_past, FIRST, COLUMNS), V, WARPS),
+            gl.DotOperandLayout(1, PRODUCT, 2),
+            assert_trivial=True,
         )
+        old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED)
+        added = product_in_bf16(weighted, b, zero, PARTS)
+        old = columns_of_product(rows_of_product(old), V, WARPS)
+        old = gl.convert_layout(old, PRODUCT, assert_trivial=True)
+        folded = old.to(gl.float32) * decay + added
+        folded = rows_of_memory(columns_of_memory(folded, V, WARPS))
+        folded = gl.convert_layout(folded, STATE, assert_trivial=True)
+        p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STATE))
+        n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STATE))
+        if STOCHASTIC:
+            quad = first_quad + first_row * ((N + 3) // 4) + FIRST // 4
+            stored = _rounded(folded, seed, quad, layer, (N + 3) // 4, V, WARPS, DTYPE)
+        else:
+            stored = folded.to(DTYPE)
+        gl.store(
+            state_ptr + p[:, None] * N + n[None, :],
+            stored,
+            mask=(p < P)[:, None] & (n < N)[None, :],
+        )
+
+
+@jit
+def _rounded(
+    folded,
+    seed,
+    first_quad,
+    layer,
+    ROW_QUADS: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Return columns of a tile rounded by random draws, numbered from ``first_quad`` on."""
+    ROWS: tl.constexpr = folded.shape[0]
+    QUADS: tl.constexpr = folded.shape[1] // 4
+    DRAWS: tl.constexpr = state_layout(ROWS, QUADS, quads_of(V), WARPS)
+    row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, DRAWS))
+    quad = gl.arange(0, QUADS, layout=gl.SliceLayout(0, DRAWS))
+    quads = (first_quad + row * ROW_QUADS)[:, None] + quad[None, :]
+    words = stochastic_words(seed, quads.to(gl.uint32), layer, ROWS, QUADS)
+    words = gl.convert_layout(words, state_layout(ROWS, 4 * QUADS, V, WARPS))
+    return round_stochastic(folded, words, DTYPE)

@@ -95,8 +95,6 @@ STAGES = (
             "state_ptr",
             "x_ring_ptr",
             "b_ring_ptr",
-            "dt_ring_ptr",
-            "A_ptr",
             "D_ptr",
             "z_ptr",
             "row_cursors_ptr",
@@ -104,7 +102,7 @@ STAGES = (
         writes=_tensors("state_ptr", "x_ring_ptr", "out_ptr"),
         # The fold reads history rows [0, held) while precompute appends [held, held + T) of the
         # same slot; a ring has room for both (`graphrt.ring`).
-        older=frozenset({"b_ring_ptr", "dt_ring_ptr"}),
+        older=frozenset({"b_ring_ptr"}),
     ),
 )
 """The kernels of the chain in their order: advance once a launch, the others once a layer."""

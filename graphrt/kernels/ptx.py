@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two instructions that Triton does not give by itself, and what stands for them on the CPU."""
+"""Instructions that Triton does not give by itself, and what stands for them on the CPU."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ def arrived(value):
             "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=pack
         )
     return same
+
+
+@triton.jit
+def loads_stay_ahead():
+    """Have the loads before this come before the loads after it, as they are written.
+
+    ptxas puts a load off until just before its use, where registers are scarce: one more trip to
+    memory. It moves none across a barrier, and that of a warp which runs together takes no time.
+    """
+    if not INTERPRETED:
+        tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff; mov.b32 $0, 0;", "=r", [], tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit

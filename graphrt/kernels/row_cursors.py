@@ -5,10 +5,9 @@ The cursors by slot are the truth between launches. What the stages need of them
 their loads are independent, where ``slot_ids`` first and then a cursor at that slot are two trips
 to memory, one after the other.
 
-Lines lie in the order in which programs take them. In a launch of at most `MOST_ORDERED` rows those
-that flush come first, of every `ORDERED` rows: their programs run longest, and what starts last
-decides when a launch ends. In larger ones the end matters less than that reads and writes are
-mixed all along.
+Lines lie in the order in which programs take them. In a launch of at most `ORDERED` rows those that
+flush come first: their programs run longest, and what starts last decides when a launch ends. In
+larger ones the end matters less than that reads and writes are mixed all along.
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ RAND_SEED = tl.constexpr(5)
 ROW = tl.constexpr(6)
 # The rest is 0, so that a line is written whole: memory need not be read to complete it.
 UNUSED = tl.constexpr(7)
-ORDERED = 128
-"""Rows that a program of advance puts in order."""
-MOST_ORDERED = 512
+ORDERED = 64
 """Rows of a launch up to which those that flush come first, by the H200's times."""
 
 _BY_COLUMN = {
@@ -58,9 +55,8 @@ def fill_row_cursors(row_cursors: Tensor, slot_ids: Tensor, cursors: Cursors) ->
     for its twin and for who runs stages without it.
     """
     live, at = slot_ids >= 0, slot_ids.clamp(min=0).long()
-    row = torch.arange(len(slot_ids), device=slot_ids.device)
-    first = live & cursors.flushed[at].bool() & (len(slot_ids) <= MOST_ORDERED)
-    order = torch.argsort(row // ORDERED * 2 + ~first, stable=True)
+    first = live & cursors.flushed[at].bool() & (len(slot_ids) <= ORDERED)
+    order = torch.argsort(~first, stable=True)
     clear_row_cursors(row_cursors)
     row_cursors[:, SLOT.value] = slot_ids[order]
     row_cursors[:, ROW.value] = order

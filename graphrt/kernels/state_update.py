@@ -7,13 +7,10 @@
 The outputs read S0 as it was, flush or not. They are computed with P first: a product takes 16 rows
 or 8 columns, and few tokens are the rule.
 
-The unit of work is a tile, some rows of P of one head. A program with one tile loads state and
-history before its wait, and folds there, from the tile in hand; with ``loads_first`` all that it
-loads on either side of the wait is on its way before the first of it is used, which saves trips to
-memory and takes registers. One with several tiles waits, then goes through them in a loop that
-fetches the tiles to come while it computes one, then through the folds in another that reads the
-state again, from L2: one loop for both needs so many registers that half as many programs fit on a
-multiprocessor, in every launch that does not flush too.
+A program has one tile, some rows of P of one head, which it reads once and stores at most once.
+What a thread loads is what it multiplies (`graphrt.kernels.fragments`), so nothing changes hands.
+All that a program loads on either side of its wait is on its way before the first of it is used:
+state and history before, what precompute and conv1d wrote after.
 """
 
 from __future__ import annotations
@@ -24,11 +21,24 @@ from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
-from graphrt.kernels.dot import dot, dot_planes
-from graphrt.kernels.fold import fold, fold_tiles
+from graphrt.kernels.fold import b_of_history, fold
+from graphrt.kernels.fragments import (
+    at_once,
+    c_layout,
+    causal_layout,
+    columns_from,
+    most_warps,
+    padded_rows,
+    product_layout,
+    rows_of_memory,
+    rows_of_product,
+    vector,
+    x_layout,
+)
+from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import wait_for_producer
-from graphrt.kernels.ptx import arrived, exp
+from graphrt.kernels.products import product, product_apart
+from graphrt.kernels.ptx import exp, loads_stay_ahead
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -38,12 +48,13 @@ from graphrt.kernels.row_cursors import (
     SLOT,
     row_cursor,
 )
+from graphrt.kernels.state_tile import ask_for_state, state_columns, wait_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
-from graphrt.kernels.tuning import StateUpdateLaunch, largest_divisor
+from graphrt.kernels.tuning import StateUpdateLaunch
 from graphrt.memory import PADDED_TOKENS, padded_tokens, padded_window
 
 
-@triton.jit(do_not_specialize=["layer"])
+@jit(do_not_specialize=["layer"])
 def _state_update_kernel(
     # pointers
     conv_out_ptr,
@@ -55,8 +66,6 @@ def _state_update_kernel(
     state_ptr,
     x_ring_ptr,
     b_ring_ptr,
-    dt_ring_ptr,
-    A_ptr,
     D_ptr,
     z_ptr,
     out_ptr,
@@ -82,7 +91,6 @@ def _state_update_kernel(
     stride_x_slot,
     stride_b_slot,
     stride_b_group,
-    stride_dt_slot,
     stride_z_row,
     stride_z_token,
     stride_z_head,
@@ -103,177 +111,216 @@ def _state_update_kernel(
     HAS_Z: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     WAIT: tl.constexpr,
-    TILES: tl.constexpr,
-    LOADS_FIRST: tl.constexpr,
-    STAGES: tl.constexpr,
+    IN_SHARED: tl.constexpr,
+    EARLY_B: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    FOLD_P: tl.constexpr,
-    FOLD_STAGES: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    line = tl.program_id(1).to(tl.int64)
+    line = gl.program_id(1).to(gl.int64)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
-    first_tile = tl.program_id(0) * TILES
-    group = first_tile // (H // G * P_BLOCKS)
+    head = gl.program_id(0) // P_BLOCKS
+    first_row = gl.program_id(0) % P_BLOCKS * BLOCK_P
+    group = head // (H // G)
     row = row_cursor(row_cursors_ptr, line, ROW)
     slot = row_cursor(row_cursors_ptr, line, SLOT)
-    held = row_cursor(row_cursors_ptr, line, HELD).to(tl.int32)
-    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(tl.int32)
+    held = row_cursor(row_cursors_ptr, line, HELD).to(gl.int32)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
     flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
     seed = row_cursor(row_cursors_ptr, line, RAND_SEED) if STOCHASTIC else 0
     live = slot >= 0
+    state_ptr += slot * stride_state_slot + head * (P * N)
+    x_ring_ptr += slot * stride_x_slot + head * (RING_ROWS * P)
+    b_ring_ptr += slot * stride_b_slot + group * stride_b_group
+    fold_weight_ptr += row * stride_weight_row + head * stride_weight_head
+    fold_decay_ptr += row * stride_fold_row + head
 
-    n = tl.arange(0, BLOCK_N)
-    token = tl.arange(0, BLOCK_T)
-    new = tl.arange(0, BLOCK_J)  # the same tokens as columns of the causal matrix
-    past = tl.arange(0, BLOCK_W)
-    is_token = token < T
-    is_past = past < held  # held is 0 in padding rows
-    past_row = (ring_start + past) % RING_ROWS
-    new_row = (ring_start + held + token) % RING_ROWS
-    mask_n = (n < N)[None, :]
-
-    state_ptr += slot * stride_state_slot
-    x_ring_ptr += slot * stride_x_slot
-    b_past_ptrs = (
-        b_ring_ptr + slot * stride_b_slot + group * stride_b_group + past_row[:, None] * N + n
-    )
-    dt_ring_ptr += slot * stride_dt_slot
-    conv_out_ptr += row * stride_conv_row
-    c_ptrs = read_c_ptr + row * stride_read_row + group * stride_read_group + n[None, :]
-    c_ptrs += token[:, None] * stride_read_token
-    mask_c = is_token[:, None] & mask_n
-    causal_ptr += row * stride_causal_row
-    decay_ptr += row * stride_decay_row
-
-    if TILES > 1:
-        wait_for_producer(WAIT)
-    for i in tl.range(0, TILES, num_stages=STAGES):
-        tile = first_tile + i
-        head = tile // P_BLOCKS
-        p = tile % P_BLOCKS * BLOCK_P + tl.arange(0, BLOCK_P)
-        is_p = p < P
-        mask_state = is_p[:, None] & mask_n & live
-        mask_x = is_token[:, None] & is_p[None, :]
-        state_ptrs = state_ptr + (head * P + p[:, None]) * N + n[None, :]
-        state = tl.load(state_ptrs, mask=mask_state, other=0.0)  # [BLOCK_P, BLOCK_N]
-        x_past = tl.load(
-            x_ring_ptr + (head * RING_ROWS + past_row[None, :]) * P + p[:, None],
-            mask=is_past[None, :] & is_p[:, None],
-            other=0.0,
-        )  # [BLOCK_P, BLOCK_W]
-        if HAS_D:
-            skip = tl.load(D_ptr + head).to(tl.float32)
-        if TILES == 1:
-            is_folded = is_past & flush
-            b_past = tl.load(b_past_ptrs, mask=is_folded[:, None] & mask_n, other=0.0)
-            dt_past = tl.load(dt_ring_ptr + head * RING_ROWS + past_row, mask=is_folded, other=0.0)
-            a = tl.load(A_ptr + head)
-            if LOADS_FIRST:
-                state, x_past, b_past = arrived(state), arrived(x_past), arrived(b_past)
-            if flush:
-                tl.debug_barrier()  # in a small tile another thread loads what this one stores
-                steps = fixed_steps(dt_past, a)
-                total = tl.sum(steps, 0)
-                quads = (head * P + p[:, None]) * ((N + 3) // 4) + tl.arange(0, BLOCK_N // 4)
-                fold(
-                    state,
-                    state_ptrs,
-                    mask_state,
-                    x_past,
-                    b_past,
-                    fold_weights(steps, dt_past, total, 0),
-                    decay_over(total),
-                    seed,
-                    quads,
-                    layer,
-                    STOCHASTIC,
-                )
-            wait_for_producer(WAIT)
-        c_new = tl.load(c_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
-        x_ptrs = conv_out_ptr + head * P + p
-        x_new = tl.load(
-            x_ptrs[:, None] + new[None, :] * stride_conv_token,
-            mask=(new < T)[None, :] & is_p[:, None],
-            other=0.0,
-        )  # [BLOCK_P, BLOCK_J], for a product; once more as the outputs lie, for D and the ring
-        x_token = tl.load(
-            x_ptrs[None, :] + token[:, None] * stride_conv_token, mask=mask_x, other=0.0
-        )  # [BLOCK_T, BLOCK_P]
-        causal_ptrs = causal_ptr + head * stride_causal_head + token[:, None] * stride_causal_token
-        past_ptrs = causal_ptrs + past[None, :]
-        new_ptrs = causal_ptrs + BLOCK_W + new[None, :]
-        mask_causal = is_token[:, None]
-        causal_past = tl.load(past_ptrs, mask=mask_causal, other=0.0)
-        causal_new = tl.load(new_ptrs, mask=mask_causal, other=0.0)
-        low_past, low_new = causal_past, causal_new
-        if PLANES == 2:
-            low_past = tl.load(past_ptrs + stride_causal_plane, mask=mask_causal, other=0.0)
-            low_new = tl.load(new_ptrs + stride_causal_plane, mask=mask_causal, other=0.0)
-        decay = tl.load(decay_ptr + head * stride_decay_head + token, mask=is_token, other=0.0)
-        if TILES == 1 and LOADS_FIRST:
-            c_new, x_new, x_token = arrived(c_new), arrived(x_new), arrived(x_token)
-            causal_past, causal_new = arrived(causal_past), arrived(causal_new)
-            if PLANES == 2:
-                low_past, low_new = arrived(low_past), arrived(low_new)
-        y = dot(state, tl.trans(c_new)) * decay[None, :]  # [BLOCK_P, BLOCK_T]
-        y += dot_planes(x_past, x_new, causal_past, causal_new, low_past, low_new, PLANES)
-        y = tl.trans(y)
-        if HAS_D:
-            y += x_token.to(tl.float32) * skip
-        if HAS_Z:
-            z = tl.load(
-                z_ptr
-                + row * stride_z_row
-                + token[:, None] * stride_z_token
-                + head * stride_z_head
-                + p[None, :] * stride_z_dim,
-                mask=mask_x & live,
-                other=0.0,
-            ).to(tl.float32)
-            y *= z / (1.0 + exp(-z))
-        tl.store(
-            out_ptr
-            + row * stride_out_row
-            + token[:, None] * stride_out_token
-            + head * stride_out_head
-            + p[None, :] * stride_out_dim,
-            y.to(out_ptr.dtype.element_ty),
-            mask=mask_x,
+    V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
+    PRODUCT: tl.constexpr = product_layout(WARPS)
+    state = ask_for_state(state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    PAST: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS)
+    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, PAST))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, PAST))
+    x_past = gl.load(
+        x_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * P + p[None, :],
+        mask=(past < held)[:, None] & (p < P)[None, :],  # held is 0 in padding rows
+        other=0.0,
+    )  # [BLOCK_W, BLOCK_P]
+    if EARLY_B:
+        folded = gl.where(flush, held, 0)
+        b_past = b_of_history(
+            b_ring_ptr, ring_start, folded, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS
         )
-        tl.store(
-            x_ring_ptr + (head * RING_ROWS + new_row[:, None]) * P + p[None, :],
-            x_token,
+    if HAS_D:
+        skip = gl.load(D_ptr + head).to(gl.float32)
+
+    wait_for_producer(WAIT)
+    causal_ptr += row * stride_causal_row + head * stride_causal_head
+    OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
+    OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_J, WARPS)
+    causal_past = _causal(causal_ptr, stride_causal_token, T, OF_PAST, BLOCK_T, BLOCK_W)
+    causal_new = _causal(causal_ptr + BLOCK_W, stride_causal_token, T, OF_NEW, BLOCK_T, BLOCK_J)
+    if PLANES == 2:
+        causal_ptr += stride_causal_plane
+        low_past = _causal(causal_ptr, stride_causal_token, T, OF_PAST, BLOCK_T, BLOCK_W)
+        low_new = _causal(causal_ptr + BLOCK_W, stride_causal_token, T, OF_NEW, BLOCK_T, BLOCK_J)
+    NEW: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS)
+    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, NEW))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, NEW))
+    mask_x = (token < T)[:, None] & (p < P)[None, :]
+    conv_out_ptr += row * stride_conv_row + head * P
+    x_new = gl.load(
+        conv_out_ptr + token[:, None] * stride_conv_token + p[None, :], mask=mask_x, other=0.0
+    )  # [BLOCK_T, BLOCK_P]
+    if HAS_Z:
+        z_ptr += row * stride_z_row + head * stride_z_head
+        z = gl.load(
+            z_ptr + token[:, None] * stride_z_token + p[None, :] * stride_z_dim,
             mask=mask_x & live,
-        )
-    if TILES > 1 and flush:
-        tl.debug_barrier()  # other threads store what this one has just loaded
-        fold_tiles(
+            other=0.0,
+        ).to(gl.float32)
+    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
+    of_token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
+    c_new = gl.load(
+        read_c_ptr
+        + row * stride_read_row
+        + group * stride_read_group
+        + of_token[:, None] * stride_read_token
+        + n[None, :],
+        mask=(of_token < T)[:, None] & (n < N)[None, :],
+        other=0.0,
+    )  # [BLOCK_T, BLOCK_N]
+    if EARLY_B:
+        fold_weight = gl.load(fold_weight_ptr + past, mask=(past < held) & flush, other=0.0)
+        fold_decay = gl.load(fold_decay_ptr, mask=flush, other=0.0)
+    # The products start from 0 * decay, whose load is the last: none starts before a load.
+    loads_stay_ahead()
+    of_token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(0, PRODUCT))
+    decay_ptr += row * stride_decay_row + head * stride_decay_head
+    decay = gl.load(decay_ptr + of_token, mask=of_token < T, other=0.0)[None, :]
+
+    zero = gl.zeros([BLOCK_P, BLOCK_T], gl.float32, PRODUCT)
+    wait_for_state(IN_SHARED)
+    y = _read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    past_rows = _x_rows(x_past, WARPS)
+    new_rows = _x_rows(padded_rows(x_new, BLOCK_J), WARPS)
+    if PLANES == 2:
+        within = product(past_rows, _causal_columns(low_past, WARPS), zero)
+        within = product(new_rows, _causal_columns(low_new, WARPS), within)
+        within = product(new_rows, _causal_columns(causal_new, WARPS), within)
+    else:
+        within = product(new_rows, _causal_columns(causal_new, WARPS), zero)
+    y = y * decay + product(past_rows, _causal_columns(causal_past, WARPS), within)
+    y = gl.permute(rows_of_memory(y), [1, 0])  # [BLOCK_T, BLOCK_P]
+    y = gl.convert_layout(y, NEW, assert_trivial=True)
+    if HAS_D:
+        y += x_new.to(gl.float32) * skip
+    if HAS_Z:
+        y *= z / (1.0 + exp(-z))
+    out_ptr += row * stride_out_row + head * stride_out_head
+    gl.store(
+        out_ptr + token[:, None] * stride_out_token + p[None, :] * stride_out_dim,
+        y.to(out_ptr.dtype.element_ty),
+        mask=mask_x,
+    )
+    new_row = (ring_start + held + token) % RING_ROWS
+    gl.store(x_ring_ptr + new_row[:, None] * P + p[None, :], x_new, mask=mask_x & live)
+
+    if flush:
+        if not EARLY_B:
+            fold_weight = gl.load(fold_weight_ptr + past)
+            fold_decay = gl.load(fold_decay_ptr)
+            b_past = b_of_history(
+                b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS
+            )
+        fold(
             state_ptr,
-            x_ring_ptr,
-            b_past_ptrs,
-            fold_weight_ptr + row * stride_weight_row,
-            fold_decay_ptr + row * stride_fold_row,
-            past_row,
-            is_past,
-            first_tile,
+            state,
+            first_row,
+            _x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS),
+            b_past,
+            fold_decay,
             seed,
+            head * (P * ((N + 3) // 4)),
             layer,
-            stride_weight_head,
             P,
             N,
-            RING_ROWS,
             STOCHASTIC,
-            TILES,
-            FOLD_STAGES,
             BLOCK_P,
-            BLOCK_W,
             BLOCK_N,
-            FOLD_P,
+            V,
+            WARPS,
+            IN_SHARED,
         )
+
+
+@jit
+def _causal(
+    ptr,
+    stride_token,
+    T: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Return some columns of a plane of the causal matrix, [BLOCK_T, COLUMNS]."""
+    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, LAYOUT))
+    column = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))
+    return gl.load(
+        ptr + token[:, None] * stride_token + column[None, :],
+        mask=(token < T)[:, None],
+        other=0.0,
+    )
+
+
+@jit
+def _read_out(
+    state,
+    c,
+    high,
+    low,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    IN_SHARED: tl.constexpr,
+):
+    """Return the state times C, on top of ``high`` and ``low``: [ROWS, BLOCK_T], a product's rows.
+
+    state: as `state_tile.ask_for_state` returns it. c: [BLOCK_T, BLOCK_N].
+    """
+    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
+    PRODUCT: tl.constexpr = product_layout(WARPS)
+    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
+        rows = rows_of_product(
+            state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
+        )
+        columns = gl.permute(columns_from(c, FIRST, COLUMNS), [1, 0])
+        high, low = product_apart(
+            gl.convert_layout(rows, gl.DotOperandLayout(0, PRODUCT, V), assert_trivial=True),
+            gl.convert_layout(columns, gl.DotOperandLayout(1, PRODUCT, V), assert_trivial=True),
+            high,
+            low,
+        )
+    return high + low
+
+
+@jit
+def _x_rows(x, WARPS: tl.constexpr):
+    """Return x [tokens or history, BLOCK_P] as the rows of a product."""
+    X_ROWS: tl.constexpr = gl.DotOperandLayout(0, product_layout(WARPS), 2)
+    return gl.convert_layout(rows_of_product(gl.permute(x, [1, 0])), X_ROWS, assert_trivial=True)
+
+
+@jit
+def _causal_columns(causal, WARPS: tl.constexpr):
+    """Return a part of the causal matrix as the columns of a product with x."""
+    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, product_layout(WARPS), 2)
+    return gl.convert_layout(gl.permute(causal, [1, 0]), COLUMNS, assert_trivial=True)
 
 
 def state_update(
@@ -291,15 +338,16 @@ def state_update(
 ) -> Compiled:
     """Write ``out`` (rows, T, H, P); append x to its ring; fold and store the state on a flush.
 
-    With one tile a program, everything older than this launch (state, history) is read, and the
-    fold stored, before the wait; x, C and the scratch only after it. With several, all of it is
-    after. Padding rows give zeros and touch no cache.
+    State and history, older than this launch, are read before the wait; x, C and the scratch only
+    after it. Padding rows give zeros and touch no cache.
     """
     rows, tokens = out.shape[:2]
     z = inputs.z
-    block, fold_rows, tiles = _cut(shape, launch)
-    grid = (shape.heads * triton.cdiv(shape.head_dim, block) // tiles, rows)
-    block_n = triton.next_power_of_2(shape.state_dim)
+    block = launch.block_head_dim
+    block_n, element = triton.next_power_of_2(shape.state_dim), cache.state.element_size()
+    in_shared = launch.in_shared and shape.state_dim * element % 4 == 0  # as cp.async copies
+    warps = min(launch.num_warps, most_warps(block_n, 8 * element)) if in_shared else 1
+    grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _state_update_kernel[grid](
         scratch.conv_out,
         scratch.read_c,
@@ -310,8 +358,6 @@ def state_update(
         cache.state,
         cache.x_ring,
         cache.b_ring,
-        cache.dt_ring,
-        weights.A,
         weights.D,
         z,
         out,
@@ -328,7 +374,6 @@ def state_update(
         cache.x_ring.stride(0),
         cache.b_ring.stride(0),
         cache.b_ring.stride(1),
-        cache.dt_ring.stride(0),
         *(z.stride() if z is not None else (0, 0, 0, 0)),
         *out.stride(),
         H=shape.heads,
@@ -342,30 +387,16 @@ def state_update(
         HAS_Z=z is not None,
         STOCHASTIC=stochastic,
         WAIT=links.state_update,
-        TILES=tiles,
-        LOADS_FIRST=launch.loads_first,
-        STAGES=launch.stages,
+        IN_SHARED=in_shared,
+        EARLY_B=launch.early_b,
         BLOCK_P=block,
         BLOCK_T=padded_tokens(tokens),
         BLOCK_J=PADDED_TOKENS,
         BLOCK_W=padded_window(window),
         BLOCK_N=block_n,
-        FOLD_P=fold_rows,
-        FOLD_STAGES=launch.fold_stages,
-        num_warps=launch.num_warps,
+        WARPS=warps,
+        num_warps=warps,
         maxnreg=launch.max_registers,
         launch_pdl=links.state_update,
         **NO_CONTRACTION,
     )
-
-
-def _cut(shape: ChainShape, launch: StateUpdateLaunch) -> tuple[int, int, int]:
-    """Return the rows of P of a block and of a fold's tile, and the blocks that a program handles.
-
-    A single block is folded as it is, so it has no more rows than a fold.
-    """
-    block, fold_rows = launch.block_head_dim, min(launch.fold_rows, launch.block_head_dim)
-    tiles = largest_divisor(
-        shape.heads_per_group * triton.cdiv(shape.head_dim, block), launch.tiles
-    )
-    return (fold_rows, fold_rows, 1) if tiles == 1 else (block, fold_rows, tiles)

@@ -26,7 +26,7 @@ from graphrt.bench.histories import found, mean
 from graphrt.bench.jsonfile import write_json
 from graphrt.bench.traffic import Traffic, floor_bytes
 from graphrt.errors import sentence
-from graphrt.kernels.tuning import ChainLaunch, Key, dtype_name, largest_divisor
+from graphrt.kernels.tuning import ChainLaunch, Key, dtype_name
 from graphrt.latency.errors import OtherSchema, RecordingError
 
 KIND = "graphrt latency prediction"
@@ -115,11 +115,10 @@ def reread_bytes(case: Case, launch: ChainLaunch) -> float:
     per_group = shape.heads // shape.groups
     head_tiles = -(-per_group // launch.precompute.block_heads)
     tiles = -(-shape.head_dim // launch.state_update.block_head_dim)
-    programs = per_group * tiles // largest_divisor(per_group * tiles, launch.state_update.tiles)
     c_group = case.tokens * shape.state_dim * case.activation_dtype.itemsize
     causal_head = case.tokens * (held + case.tokens) * 4
     precompute = (head_tiles - 1) * (size.bc + held * b_token)
-    state_update: float = (programs - 1) * shape.groups * c_group
+    state_update: float = (per_group * tiles - 1) * shape.groups * c_group
     state_update += (tiles - 1) * shape.heads * causal_head
     return case.batch * (precompute + state_update)
 

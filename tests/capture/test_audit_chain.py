@@ -34,10 +34,8 @@ NONE = PdlLinks(conv1d=False, precompute=False, state_update=False)
 ONLY_CONV1D = PdlLinks(conv1d=True, precompute=False, state_update=False)
 ONLY_PRECOMPUTE = PdlLinks(conv1d=False, precompute=True, state_update=False)
 ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
-HISTORY = {"b_ring_ptr", "dt_ring_ptr"}
 WAIT = "griddepcontrol.wait"
-LOOPS_FROM = 64  # rows of RANK from which a state update has several tiles
-LOADED_IN_LOOPS = {"fold_weight_ptr", "fold_decay_ptr"}  # with one tile it makes them itself
+EARLY, LATE = 1, 64  # rows of RANK where a state update loads B before its wait, and after it
 
 
 @cache
@@ -85,13 +83,13 @@ def test_the_shipped_chain_is_acquitted(
     chain = audit_chain(codes(case, links, bucket, capability), STAGES, linked_stages(links))
     assert [verdict.stage for verdict in chain.stages] == [stage.name for stage in STAGES]
     assert chain.acquitted, str(chain)
-    # With one tile a program folds before its wait; with several it reads all after it, and the
-    # declaration is noted to be without effect.
-    history = {("state_update", argument) for argument in HISTORY}
+    # Where B is loaded when the fold needs it, the declaration is noted to be without effect.
+    history = {("state_update", "b_ring_ptr")}
     trusted = {(trusted.stage, trusted.argument) for trusted in chain.trusted}
     idle = {(f.stage, f.argument) for f in chain.findings if f.rule is Rule.IDLE}
     assert len(idle) == len(chain.findings), str(chain)
-    early = links.state_update and bucket < LOOPS_FROM
+    one = recorded_launches(case, links, bucket)["state_update"]
+    early = links.state_update and one.keywords["EARLY_B"]
     assert trusted == (history if early else set())
     assert idle == (history if links.state_update and not early else set())
 
@@ -104,7 +102,7 @@ def test_the_declaration_is_what_the_kernels_do() -> None:
     }
     read_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
     written_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
-    for case, bucket, capability in ((RANK, 32, 90), (RANK, LOOPS_FROM, 90), (STOCHASTIC, 32, 100)):
+    for case, bucket, capability in ((RANK, 32, 90), (RANK, LATE, 90), (STOCHASTIC, 32, 100)):
         for stage, code in codes(case, ALL, bucket, capability).items():
             module = read(code.ptx)
             provenance = Provenance(module, module.kernel())
@@ -136,18 +134,18 @@ def test_one_name_is_one_tensor_in_every_kernel() -> None:
 
 def test_without_the_declaration_exactly_the_history_reads_are_convicted() -> None:
     link = replace(links_of()["state_update"], older=frozenset())
-    verdict = audit_kernel(codes(RANK, ALL, 32, 90)["state_update"], link)
+    verdict = audit_kernel(codes(RANK, ALL, EARLY, 90)["state_update"], link)
     races = verdict.of(Severity.RACE)
     assert {f.rule for f in races} == {Rule.EARLY_LOAD}
-    assert {f.argument for f in races} == HISTORY
+    assert {f.argument for f in races} == {"b_ring_ptr"}
     for finding in races:
         assert finding.source is not None
-        assert finding.source.file.endswith("state_update.py")
+        assert finding.source.file.endswith("fold.py")
 
 
 def test_a_declaration_that_is_not_needed_is_noted() -> None:
     link = replace(links_of()["precompute"], older=frozenset({"b_ring_ptr"}))
-    verdict = audit_kernel(codes(RANK, ALL, 32, 90)["precompute"], link)
+    verdict = audit_kernel(codes(RANK, ALL, EARLY, 90)["precompute"], link)
     assert verdict.acquitted
     assert [(f.rule, f.argument) for f in verdict.findings] == [(Rule.IDLE, "b_ring_ptr")]
 
@@ -155,7 +153,7 @@ def test_a_declaration_that_is_not_needed_is_noted() -> None:
 def test_a_store_that_is_not_declared_is_reported() -> None:
     link = links_of()["precompute"]
     writes = {name: tensor for name, tensor in link.writes.items() if name != "causal_ptr"}
-    verdict = audit_kernel(codes(RANK, ALL, 32, 90)["precompute"], replace(link, writes=writes))
+    verdict = audit_kernel(codes(RANK, ALL, EARLY, 90)["precompute"], replace(link, writes=writes))
     assert [(f.severity, f.rule, f.argument) for f in verdict.findings] == [
         (Severity.UNDECIDED, Rule.UNDECLARED, "causal_ptr")
     ]
@@ -171,11 +169,11 @@ def links_of() -> dict[str, Link]:
 
 
 def lines_of(stage: str) -> list[str]:
-    return codes(RANK, ALL, 32, 90)[stage].ptx.splitlines()
+    return codes(RANK, ALL, EARLY, 90)[stage].ptx.splitlines()
 
 
 def verdict_on(stage: str, lines: list[str]) -> Verdict:
-    code = replace(codes(RANK, ALL, 32, 90)[stage], ptx="\n".join(lines))
+    code = replace(codes(RANK, ALL, EARLY, 90)[stage], ptx="\n".join(lines))
     return audit_kernel(code, links_of()[stage])
 
 
@@ -193,7 +191,7 @@ def test_without_its_wait_a_kernel_is_convicted(stage: str) -> None:
     races = verdict.of(Severity.RACE)
     assert races[0].rule is Rule.NO_WAIT
     loaded = {f.argument for f in races if f.rule is Rule.EARLY_LOAD}
-    assert loaded == (set(link.written) & set(link.reads)) - link.older - LOADED_IN_LOOPS
+    assert loaded == (set(link.written) & set(link.reads)) - link.older
 
 
 @LINKED
@@ -296,7 +294,7 @@ def test_conv1d_s_signal_at_its_end_is_only_noted() -> None:
 
 
 def test_conv1d_touches_only_its_weights_before_the_wait() -> None:
-    verdict = audit_kernel(codes(RANK, ALL, 32, 90)["conv1d"], links_of()["conv1d"])
+    verdict = audit_kernel(codes(RANK, ALL, EARLY, 90)["conv1d"], links_of()["conv1d"])
     assert set(verdict.early) == {"weight_ptr", "bias_ptr"}
     assert not verdict.findings
 
@@ -305,7 +303,7 @@ def test_conv1d_touches_only_its_weights_before_the_wait() -> None:
 def test_weights_that_are_not_declared_constant_are_convicted(argument: str) -> None:
     conv1d = replace(STAGES[1], constant=STAGES[1].constant - {argument})
     links = chain_links((STAGES[0], conv1d), {"conv1d"})
-    verdict = audit_kernel(codes(RANK, ALL, 32, 90)["conv1d"], links["conv1d"])
+    verdict = audit_kernel(codes(RANK, ALL, EARLY, 90)["conv1d"], links["conv1d"])
     races = verdict.of(Severity.RACE)
     assert {(f.rule, f.argument) for f in races} == {(Rule.EARLY_LOAD, argument)}
 
@@ -320,22 +318,19 @@ def test_what_a_stage_writes_or_nobody_reads_is_no_constant(argument: str) -> No
 def test_were_conv1d_no_entry_precompute_s_cursors_would_be_convicted() -> None:
     """What makes them right is that conv1d signals after its wait, and the audit says so."""
     stages = (STAGES[0], replace(STAGES[1], entry=False), *STAGES[2:])
-    chain = audit_chain(codes(RANK, ALL, 32, 90), stages, linked_stages(ALL))
+    chain = audit_chain(codes(RANK, ALL, EARLY, 90), stages, linked_stages(ALL))
     races = {(f.stage, f.argument) for f in chain.findings if f.severity is Severity.RACE}
     assert ("precompute", "row_cursors_ptr") in races
 
 
 def test_an_early_access_to_another_tensor_s_argument_is_convicted() -> None:
-    """The state's pointer is replaced by conv_out's: early loads and stores are now races."""
+    """The state's pointer is replaced by conv_out's: early loads are now races."""
     lines = lines_of("state_update")
-    number = codes(RANK, ALL, 32, 90)["state_update"].arguments.index("state_ptr")
+    number = codes(RANK, ALL, EARLY, 90)["state_update"].arguments.index("state_ptr")
     changed = [re.sub(rf"(ld\.param.*_param_){number}\]", r"\g<1>0]", line) for line in lines]
     assert changed != lines
     races = verdict_on("state_update", changed).of(Severity.RACE)
-    assert {(f.rule, f.argument) for f in races} == {
-        (Rule.EARLY_LOAD, "conv_out_ptr"),
-        (Rule.EARLY_STORE, "conv_out_ptr"),
-    }
+    assert {(f.rule, f.argument) for f in races} == {(Rule.EARLY_LOAD, "conv_out_ptr")}
 
 
 @pytest.mark.parametrize("stage", ["conv1d", "precompute"])
@@ -351,7 +346,7 @@ def test_without_its_signal_a_kernel_loses_its_overlap_and_is_no_race(stage: str
 def test_the_verdict_in_the_documentation_is_the_chain_s() -> None:
     """But for the numbers of lines, which move with the kernel."""
     document = Path(__file__).parents[2] / "docs" / "inspection.md"
-    chain = audit_chain(codes(RANK, ALL, 32, 90), STAGES, linked_stages(ALL))
+    chain = audit_chain(codes(RANK, ALL, EARLY, 90), STAGES, linked_stages(ALL))
     printed, written = (
         re.sub(r"\.py:\d+", ".py", text)
         for text in (str(chain.stages[-1]), document.read_text("utf-8"))

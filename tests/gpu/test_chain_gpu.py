@@ -2,18 +2,21 @@
 """The compiled kernels against the float64 oracle, over random launches on the GPU."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from graphrt.config import PdlLinks
+from graphrt.config import ChainShape, PdlLinks
+from graphrt.kernels import chain
 from graphrt.kernels.pdl import pdl_supported
-from graphrt.kernels.tuning import lookup
+from graphrt.kernels.tuning import ChainLaunch, StateUpdateLaunch, lookup
 from tests.helpers.cases import BASE, Case
 from tests.helpers.drive import ChainDriver, Report
 from tests.helpers.invariance import check_alone_and_in_company
 from tests.helpers.rows import BF16, FP16, GPU_ROWS
 from tests.helpers.stochastic import check_draws
+from tools.tune import STATE_UPDATE, label
 
 pytestmark = pytest.mark.gpu
 
@@ -39,7 +42,7 @@ def drive(case: Case, pdl: PdlLinks | None = None) -> tuple[ChainDriver, Report]
 
 def linked_kernels(driver: ChainDriver) -> dict[str, bool]:
     """Return whether each kernel that ran was launched with PDL, by name."""
-    compiled = set().union(*(chain.compiled for chain in driver.chains.values()))
+    compiled = set().union(*(bound.compiled for bound in driver.chains.values()))
     return {kernel.metadata.name: bool(kernel.metadata.launch_pdl) for kernel in compiled}
 
 
@@ -96,6 +99,21 @@ def test_a_row_is_the_same_in_every_bucket(case: Case) -> None:
     largest = max(buckets)
     case = replace(case, slots=largest, buckets=(largest,), launch_tokens=(3,))
     check_alone_and_in_company(case, torch.device("cuda"), [*buckets, 2], launches=30)
+
+
+@pytest.mark.parametrize("choice", STATE_UPDATE, ids=label)
+@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE)
+def test_every_searched_state_update_gives_the_same_bits(
+    case: Case, choice: StateUpdateLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, company = StateUpdateLaunch(16), choice
+
+    def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
+        return replace(lookup(shape, rows, **key), state_update=alone if rows == 1 else company)
+
+    monkeypatch.setattr(chain, "lookup", found)
+    case = replace(case, slots=4, buckets=(4,), launch_tokens=(3,))
+    check_alone_and_in_company(case, torch.device("cuda"), [1, 4], launches=20)
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP16], ids=["bf16", "fp16"])

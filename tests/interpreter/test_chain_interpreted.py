@@ -22,18 +22,18 @@ SMALLEST = replace(TINY, heads=1, tokens=2, launch_tokens=(1, 2), window=3, buck
 # Blocks larger and smaller than what they cover, heads that share a program or do not.
 LAUNCHES = {
     "wide": ChainLaunch(
-        Conv1dLaunch(256, 4), PrecomputeLaunch(4, 4), StateUpdateLaunch(32, 4), "default"
+        Conv1dLaunch(256, 4),
+        PrecomputeLaunch(4, 4),
+        StateUpdateLaunch(32, 2, in_shared=True),
+        "default",
     ),
     "narrow": ChainLaunch(
-        Conv1dLaunch(32, 1), PrecomputeLaunch(1, 1), StateUpdateLaunch(16, 1), "default"
+        Conv1dLaunch(32, 1), PrecomputeLaunch(1, 1), StateUpdateLaunch(16, early_b=True), "default"
     ),
     "uneven": ChainLaunch(
-        Conv1dLaunch(128, 4), PrecomputeLaunch(2, 2), StateUpdateLaunch(64, 4), "default"
-    ),
-    "several tiles": ChainLaunch(
         Conv1dLaunch(128, 4),
         PrecomputeLaunch(2, 2),
-        StateUpdateLaunch(32, 4, tiles=6, stages=2, fold_stages=2),
+        StateUpdateLaunch(64, 4, in_shared=True, early_b=True),
         "default",
     ),
 }

@@ -29,10 +29,13 @@ CASES = {
     ),
 }
 ALONE = ChainLaunch(
-    Conv1dLaunch(64, 2), PrecomputeLaunch(1, 2), StateUpdateLaunch(16, 2), "default"
+    Conv1dLaunch(64, 2), PrecomputeLaunch(1, 2), StateUpdateLaunch(16, early_b=True), "default"
 )
 COMPANY = ChainLaunch(
-    Conv1dLaunch(256, 4), PrecomputeLaunch(2, 4), StateUpdateLaunch(32, 4), "default"
+    Conv1dLaunch(256, 4),
+    PrecomputeLaunch(2, 4),
+    StateUpdateLaunch(32, 2, in_shared=True),
+    "default",
 )
 
 

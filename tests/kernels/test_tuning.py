@@ -46,10 +46,15 @@ def test_every_bucket_finds_a_configuration_that_triton_takes(shape: ChainShape)
             assert stage.num_warps in (1, 2, 4, 8, 16)
 
 
-@pytest.mark.parametrize("rows", [0, 8, 24, 64])
-def test_a_fold_by_another_instruction_is_refused(rows: int) -> None:
-    with pytest.raises(ConfigError, match=rf"fold_rows={rows}: must be 16 or 32"):
-        StateUpdateLaunch(64, 4, fold_rows=rows)
+def test_fewer_rows_than_a_product_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"block_head_dim=8: .*; use 16"):
+        StateUpdateLaunch(8)
+
+
+def test_warps_without_a_state_to_share_are_refused() -> None:
+    assert StateUpdateLaunch(16, 4, in_shared=True).num_warps == 4
+    with pytest.raises(ConfigError, match=r"num_warps=4: .*; set in_shared"):
+        StateUpdateLaunch(16, 4)
 
 
 def test_look_up_is_pure() -> None:
@@ -67,7 +72,7 @@ KEY = Key(16, 64, 128, 6, "float16", "bfloat16", 16)
 
 def launch(number: int) -> ChainLaunch:
     return ChainLaunch(
-        Conv1dLaunch(64, 1), PrecomputeLaunch(number, 4), StateUpdateLaunch(16, 2), "exact"
+        Conv1dLaunch(64, 1), PrecomputeLaunch(number, 4), StateUpdateLaunch(16), "exact"
     )
 
 
@@ -87,9 +92,9 @@ def test_look_up_never_falls_off_the_end(arch: str | None, dtype: torch.dtype) -
             assert found.match == "default"  # nobody measures one head of 16
 
 
-FEW = StateUpdateLaunch(16, 2, loads_first=True)
-SOME = StateUpdateLaunch(32, 4, fold_rows=32, loads_first=True)
-MANY = StateUpdateLaunch(32, 2, 168, tiles=2, stages=2, fold_rows=16, fold_stages=2)
+FEW = StateUpdateLaunch(16, early_b=True)
+SOME = StateUpdateLaunch(16, in_shared=True)
+MANY = StateUpdateLaunch(32, in_shared=True)
 
 
 @pytest.mark.parametrize(
@@ -161,12 +166,9 @@ def test_an_architecture_reads_its_own_table(
             "state_update": {
                 "block_head_dim": 32,
                 "num_warps": 2,
+                "in_shared": True,
+                "early_b": False,
                 "max_registers": 96,
-                "tiles": 2,
-                "stages": 3,
-                "fold_rows": 32,
-                "fold_stages": 2,
-                "loads_first": False,
             },
         },
     }

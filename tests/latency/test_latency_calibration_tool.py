@@ -18,6 +18,7 @@ from graphrt.bench.cases import SHAPES, Case
 from graphrt.bench.stages import chosen_launch
 from graphrt.bench.workload import Effort, Workload
 from graphrt.kernels.chain import BoundChain
+from graphrt.kernels.tuning import StateUpdateLaunch
 from graphrt.latency.budget import Budget
 from graphrt.latency.compare import Comparison, compare
 from graphrt.latency.ranks import signed_rank_p
@@ -203,7 +204,7 @@ def test_a_smaller_tile_is_looked_up_within_the_fault_alone() -> None:
     with faults.smaller_tile():
         work, chain = bound()
         for launch in (chosen_launch(work), chain._launch):
-            assert (launch.state_update.block_head_dim, launch.state_update.num_warps) == (16, 4)
+            assert launch.state_update == StateUpdateLaunch(16)
     with faults.smaller_tile():
         pass
     assert chosen_launch(work) == bound()[1]._launch != chain._launch

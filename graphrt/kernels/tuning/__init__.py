@@ -50,31 +50,28 @@ class PrecomputeLaunch:
 
 @dataclass(frozen=True, slots=True)
 class StateUpdateLaunch:
-    """state update: how a program's work is cut.
+    """state update: the rows of P of one head that a program handles, and its warps.
 
-    block_head_dim: rows of P (16 or more) of a tile. tiles: of one group, gone through in a loop
-    that has ``stages`` - 1 on their way; the largest divisor of the group's tiles up to it is
-    taken. max_registers: a thread may use. On a flush, fold_rows rows of P are folded at a time (16
-    or 32: at 64 the product would be another instruction, with other bits), fold_stages - 1 on
-    their way; where it comes to a single tile, that has no more rows. loads_first: of a single
-    tile, all loads are on their way before the first is used: quicker, for more registers.
+    block_head_dim: a power of 2, 16 or more. num_warps: they share a fold's columns of N, if there
+    are as many. in_shared: the state waits for the launch in shared memory, not in registers.
+    early_b: what a fold multiplies by is loaded with all the rest, not when its time comes.
+    max_registers: a thread may use.
     """
 
     block_head_dim: int
-    num_warps: int
+    num_warps: int = 1
+    in_shared: bool = False
+    early_b: bool = False
     max_registers: int | None = None
-    tiles: int = 1
-    stages: int = 1
-    fold_rows: int = 16
-    fold_stages: int = 1
-    loads_first: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a fold whose bits another configuration would not give."""
-        if self.fold_rows not in (16, 32):
-            raise ConfigError(
-                sentence("fold_rows", self.fold_rows, "must be 16 or 32", "fold in more steps")
-            )
+        """Raise ConfigError where a product lacks rows, or warps the memory that they share."""
+        if self.block_head_dim < 16:
+            rule = "a product has 16 rows"
+            raise ConfigError(sentence("block_head_dim", self.block_head_dim, rule, "use 16"))
+        if self.num_warps > 1 and not self.in_shared:
+            rule = "several warps share a state in shared memory"
+            raise ConfigError(sentence("num_warps", self.num_warps, rule, "set in_shared"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +246,6 @@ def architecture(device: torch.device) -> str | None:
 def dtype_name(dtype: torch.dtype) -> str:
     """Return a dtype's name without its module: ``float16``."""
     return str(dtype).removeprefix("torch.")
-
-
-def largest_divisor(of: int, most: int) -> int:
-    """Return the largest divisor of ``of`` that is at most ``most``, 1 or more."""
-    return next(divisor for divisor in range(min(of, most), 0, -1) if of % divisor == 0)
 
 
 def _doublings(a: int, b: int) -> float:

@@ -19,7 +19,7 @@ import torch
 from graphrt.cache import ReplayCache
 from graphrt.config import RuntimeConfig
 from graphrt.kernels import tuning
-from graphrt.kernels.tuning import ChainLaunch
+from graphrt.kernels.tuning import ChainLaunch, StateUpdateLaunch
 from graphrt.latency.samplers import Samplers
 from graphrt.latency.subject import Build, Subject
 
@@ -62,22 +62,13 @@ class FaultySubject:
 
 @contextlib.contextmanager
 def smaller_tile() -> Iterator[None]:
-    """Let the tuning entry of the state update have tiles of 16 rows of P, and four warps."""
+    """Let the tuning entry of the state update have tiles of 16 rows of P, one warp each."""
 
     choose = tuning.choose
 
     def changed(*given: Any) -> ChainLaunch:
         found = choose(*given)
-        tile = replace(
-            found.state_update,
-            block_head_dim=16,
-            num_warps=4,
-            tiles=1,
-            stages=1,
-            fold_rows=16,
-            fold_stages=1,
-        )
-        return replace(found, state_update=tile)
+        return replace(found, state_update=StateUpdateLaunch(16))
 
     with mock.patch.object(tuning, "choose", changed):
         yield

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which thread holds what in the state update, so that nothing has to change hands.
+
+A tensor-core product ``m16n8k16`` leaves it open which row of memory a row of its operands is, as
+long as all operands agree. So memory decides: a thread loads 16 bytes that lie together, of x along
+P, of the state, B and C along N, and what it has loaded are its operands. With lane = 4 g + t:
+
+    state [P, N]      p = 8 consecutive for g, n = V consecutive for t   rows of a product
+    x     [j, P]      j = 2t, 2t + 1, 8 + 2t, 9 + 2t, the same p         the same, transposed
+    C     [token, N]  token = g, the same n as the state                 columns of a product
+    B     [j, N]      j as x has them, half of the n of two threads      columns of a product
+    y     [token, P]  token = 2t, 2t + 1, the same p as x: what x skips ahead to, and is stored as
+
+(8 where a program has 64 rows of P, 4 and 2 for 32 and 16; V is 16 bytes of state.) Rows of a
+product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`. The columns that the
+fold's product gives are numbered (i, f, t, e) where memory has (i, t, e, f): `columns_of_product`.
+Both only rename a thread's registers.
+
+Warps of a program share the columns of the fold, 4 V each in turn, t above standing for (warp, t).
+All else they hold and do alike: few rows are no work for many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+from triton.runtime.jit import constexpr_function
+
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.ptx import INTERPRETED
+
+
+@constexpr_function
+def _powers(first: int, end: int) -> list[int]:
+    powers = []
+    while first < end:
+        powers.append(first)
+        first *= 2
+    return powers
+
+
+@constexpr_function
+def vector(columns: int, bits: int) -> int:
+    """Return V, the elements of N that a thread loads at once: of 16 bytes, all 4 threads busy."""
+    return min(128 // bits, columns // 8)
+
+
+@constexpr_function
+def at_once(columns: int, warps: int) -> int:
+    """Return how many columns of N a program works on at a time: 32 a warp keep it busy."""
+    return min(columns, 32 * warps)
+
+
+@constexpr_function
+def most_warps(columns: int, bits: int) -> int:
+    """Return how many warps can share the columns of a fold, elements of ``bits`` bits."""
+    of_a_warp: int = 4 * vector(columns, bits)
+    return columns // of_a_warp
+
+
+@constexpr_function
+def quads_of(v: int) -> int:
+    """Return the groups of four among V elements, of which a random draw serves all."""
+    return max(v // 4, 1)
+
+
+@constexpr_function
+def product_layout(warps: int) -> Any:
+    """Return the layout of a product [rows, columns]: warps side by side along the columns."""
+    return None if INTERPRETED else gl.NVMMADistributedLayout([2, 0], [1, warps], [16, 8])
+
+
+@constexpr_function
+def _linear(registers: list[Any], lanes: list[Any], warps: list[Any], shape: list[int]) -> Any:
+    return None if INTERPRETED else gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
+
+
+@constexpr_function
+def _alike(warps: int) -> list[Any]:
+    """Return what makes all warps hold the same."""
+    return [[0, 0] for _ in _powers(1, warps)]
+
+
+@constexpr_function
+def state_layout(rows: int, columns: int, v: int, warps: int) -> Any:
+    """Return the layout of a state tile [rows of P, N] that warps share by columns."""
+    own = rows // 8
+    return _linear(
+        [[0, n] for n in _powers(1, v)]
+        + [[p, 0] for p in _powers(1, own)]
+        + [[0, n] for n in _powers(4 * v * warps, columns)],
+        [[0, v], [0, 2 * v], [own, 0], [2 * own, 0], [4 * own, 0]],
+        [[0, n] for n in _powers(4 * v, 4 * v * warps)],
+        [rows, columns],
+    )
+
+
+@constexpr_function
+def whole_state_layout(rows: int, columns: int, v: int, warps: int) -> Any:
+    """Return the layout of a state tile [rows of P, N] of which all warps hold all."""
+    own = rows // 8
+    return _linear(
+        [[0, n] for n in _powers(1, v)]
+        + [[p, 0] for p in _powers(1, own)]
+        + [[0, n] for n in _powers(4 * v, columns)],
+        [[0, v], [0, 2 * v], [own, 0], [2 * own, 0], [4 * own, 0]],
+        _alike(warps),
+        [rows, columns],
+    )
+
+
+@constexpr_function
+def slots_layout(loads: int, own: int, v: int, warps: int) -> Any:
+    """Return the layout in shared memory [loads, 32 V] of what is a `state_layout`."""
+    return _linear(
+        [[0, n] for n in _powers(1, v)]
+        + [[load, 0] for load in _powers(1, own)]
+        + [[load, 0] for load in _powers(own * warps, loads)],
+        [[0, n] for n in _powers(v, 32 * v)],
+        [[load, 0] for load in _powers(own, own * warps)],
+        [loads, 32 * v],
+    )
+
+
+@constexpr_function
+def whole_slots_layout(loads: int, v: int, warps: int) -> Any:
+    """Return the layout in shared memory [loads, 32 V] of what is a `whole_state_layout`."""
+    return _linear(
+        [[0, n] for n in _powers(1, v)] + [[load, 0] for load in _powers(1, loads)],
+        [[0, n] for n in _powers(v, 32 * v)],
+        _alike(warps),
+        [loads, 32 * v],
+    )
+
+
+@constexpr_function
+def x_layout(tokens: int, rows: int, warps: int) -> Any:
+    """Return the layout of x or y [tokens or history, rows of P]."""
+    own = rows // 8
+    return _linear(
+        [[0, p] for p in _powers(1, own)] + [[1, 0]] + [[j, 0] for j in _powers(8, tokens)],
+        [[2, 0], [4, 0], [0, own], [0, 2 * own], [0, 4 * own]],
+        _alike(warps),
+        [tokens, rows],
+    )
+
+
+@constexpr_function
+def causal_layout(tokens: int, columns: int, warps: int) -> Any:
+    """Return the layout of a part of the causal matrix [tokens, history or tokens]."""
+    return _linear(
+        [[0, 1]] + [[0, j] for j in _powers(8, columns)] + [[t, 0] for t in _powers(8, tokens)],
+        [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
+        _alike(warps),
+        [tokens, columns],
+    )
+
+
+@constexpr_function
+def c_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
+    """Return the layout of C [tokens, N]."""
+    return _linear(
+        [[0, n] for n in _powers(1, v)]
+        + [[0, n] for n in _powers(4 * v, columns)]
+        + [[t, 0] for t in _powers(8, tokens)],
+        [[0, v], [0, 2 * v], [1, 0], [2, 0], [4, 0]],
+        _alike(warps),
+        [tokens, columns],
+    )
+
+
+@constexpr_function
+def b_layout(history: int, columns: int, v: int, warps: int) -> Any:
+    """Return the layout of B [history, N], columns shared as those of a `state_layout`."""
+    return _linear(
+        [[0, n] for n in _powers(1, v // 2)]
+        + [[1, 0]]
+        + [[j, 0] for j in _powers(8, history)]
+        + [[0, n] for n in _powers(4 * v * warps, columns)],
+        [[2, 0], [4, 0], [0, v // 2], [0, v], [0, 2 * v]],
+        [[0, n] for n in _powers(4 * v, 4 * v * warps)],
+        [history, columns],
+    )
+
+
+@jit
+def rows_of_product(value):
+    """Return [rows of P, K] with its rows in a product's order."""
+    ROWS: tl.constexpr = value.shape[0]
+    K: tl.constexpr = value.shape[1]
+    apart = gl.reshape(value, [8, ROWS // 16, 2, K])
+    return gl.reshape(gl.permute(apart, [1, 2, 0, 3]), [ROWS, K])
+
+
+@jit
+def rows_of_memory(value):
+    """Return [rows, K] of a product with its rows in the order of P."""
+    ROWS: tl.constexpr = value.shape[0]
+    K: tl.constexpr = value.shape[1]
+    apart = gl.reshape(value, [ROWS // 16, 2, 8, K])
+    return gl.reshape(gl.permute(apart, [2, 0, 1, 3]), [ROWS, K])
+
+
+@jit
+def columns_of_product(value, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return [rows, N] with its columns in the order of the fold's product."""
+    ROWS: tl.constexpr = value.shape[0]
+    N: tl.constexpr = value.shape[1]
+    apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), 4 * WARPS, 2, V // 2])
+    return gl.reshape(gl.permute(apart, [0, 1, 4, 2, 3]), [ROWS, N])
+
+
+@jit
+def columns_of_memory(value, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return [rows, columns] of the fold's product with its columns in the order of N."""
+    ROWS: tl.constexpr = value.shape[0]
+    N: tl.constexpr = value.shape[1]
+    apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), V // 2, 4 * WARPS, 2])
+    return gl.reshape(gl.permute(apart, [0, 1, 3, 4, 2]), [ROWS, N])
+
+
+@jit
+def columns_from(value, FIRST: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return COLUMNS columns of [rows, N] from FIRST on, a multiple of COLUMNS."""
+    HALF: tl.constexpr = value.shape[1] // 2
+    if value.shape[1] == COLUMNS:
+        found = value
+    else:
+        apart = gl.permute(gl.reshape(value, [value.shape[0], 2, HALF]), [0, 2, 1])
+        left, right = gl.split(apart)
+        if FIRST < HALF:
+            found = columns_from(left, FIRST, COLUMNS)
+        else:
+            found = columns_from(right, FIRST - HALF, COLUMNS)
+    return found
+
+
+@jit
+def padded_rows(value, ROWS: tl.constexpr):
+    """Return [tokens, P] with zeros after the tokens: ROWS in all, as many or twice as many."""
+    if value.shape[0] == ROWS:
+        padded = value
+    else:
+        both = gl.permute(gl.join(value, gl.zeros_like(value)), [2, 0, 1])
+        padded = gl.reshape(both, [ROWS, value.shape[1]])
+    return padded

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tile of the state that a program works on: asked for before the wait, used after it.
+
+Where it waits is a matter of room. In registers it is there at once. In shared memory it leaves
+registers to others, so that more programs have their states on the way, and several warps can each
+take what they need.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from graphrt.kernels.fragments import (
+    columns_from,
+    slots_layout,
+    state_layout,
+    whole_slots_layout,
+    whole_state_layout,
+)
+from graphrt.kernels.gluon import fetch, fetched, gl, jit, part
+
+
+@jit
+def ask_for_state(
+    # of this slot and head
+    state_ptr,
+    first_row,
+    live,
+    # constants
+    P: tl.constexpr,
+    N: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    IN_SHARED: tl.constexpr,
+):
+    """Return the rows of P from ``first_row`` on; 0 outside P and N, and where not ``live``.
+
+    Shared memory, or a tile [ROWS, BLOCK_N] in registers: for `state_columns`.
+    """
+    if IN_SHARED:
+        OWN: tl.constexpr = ROWS // 8
+        LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
+        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS)
+        load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, SLOTS))[:, None]
+        place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, SLOTS))[None, :]
+        p = place // (4 * V) * OWN + load % OWN
+        n = load // OWN * (4 * V) + place % (4 * V)
+        state = gl.allocate_shared_memory(
+            state_ptr.dtype.element_ty, [LOADS, 32 * V], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+        )
+        p += first_row
+        fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)
+    else:
+        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS)
+        p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, TILE))[:, None]
+        n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, TILE))[None, :]
+        state = gl.load(state_ptr + p * N + n, mask=(p < P) & (n < N) & live, other=0.0)
+    return state
+
+
+@jit
+def wait_for_state(IN_SHARED: tl.constexpr):
+    """Block until what `ask_for_state` asked for has arrived; registers wait by themselves."""
+    if IN_SHARED:
+        fetched()
+
+
+@jit
+def state_columns(
+    state,
+    FIRST: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    IN_SHARED: tl.constexpr,
+):
+    """Return COLUMNS columns of the tile from FIRST on, [ROWS, COLUMNS].
+
+    WHOLE: for every warp all of them, not its share.
+    """
+    if IN_SHARED:
+        OWN: tl.constexpr = ROWS // 8
+        LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
+        SLOTS: tl.constexpr = (
+            whole_slots_layout(LOADS, V, WARPS) if WHOLE else slots_layout(LOADS, OWN, V, WARPS)
+        )
+        slots = part(state, OWN * FIRST // (4 * V), LOADS, SLOTS)
+        apart = gl.reshape(slots, [COLUMNS // (4 * V), OWN, 8, 4 * V])
+        tile = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [ROWS, COLUMNS])
+        TILE: tl.constexpr = (
+            whole_state_layout(ROWS, COLUMNS, V, WARPS)
+            if WHOLE
+            else state_layout(ROWS, COLUMNS, V, WARPS)
+        )
+        columns = gl.convert_layout(tile, TILE, assert_trivial=True)
+    else:
+        columns = columns_from(state, FIRST, COLUMNS)
+    return columns
