@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 
 from graphrt.config import PdlLinks
-from graphrt.kernels.ahead import STAGES
+from graphrt.kernels.ahead import STAGES, chain_launches
 from graphrt.kernels.assembly import (
     Instruction,
     ptx_instructions,
@@ -20,6 +20,7 @@ from graphrt.kernels.assembly import (
     sass_instructions,
     waits_at_exit,
 )
+from graphrt.kernels.tuning import StateUpdateLaunch, lookup
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import Case
@@ -37,7 +38,10 @@ ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
 WRITTEN_UPSTREAM = {
     "conv1d": {"xbc_ptr", "conv_ring_ptr", "row_cursors_ptr"},
     "precompute": {"conv_out_ptr"},
-    "state_update": {"conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"},
+    "state_update": {
+        *("conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"),
+        *("fold_weight_ptr", "fold_decay_ptr"),
+    },
 }
 # What the kernels before may still be reading until the wait, other rows of it or these.
 READ_UPSTREAM = {
@@ -45,7 +49,7 @@ READ_UPSTREAM = {
     "precompute": {"conv_out_ptr"},
     "state_update": {
         *("conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"),
-        *("b_ring_ptr", "dt_ring_ptr"),
+        *("fold_weight_ptr", "fold_decay_ptr", "b_ring_ptr"),
     },
 }
 
@@ -268,3 +272,29 @@ def test_a_state_waits_in_shared_memory_where_its_rows_can_be_copied(
     assert launch.keywords["IN_SHARED"] is shared
     found = accesses(launch.compile(90), launch.arguments_left())
     assert {a.kind for a in found if a.argument == "state_ptr"} == {"load", "store"}
+
+
+@BUCKETS
+@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
+def test_a_state_update_asks_for_everything_before_its_first_product(
+    case: Case, bucket: int, capability: int
+) -> None:
+    """ptxas puts loads off where it is let: one trip to memory more for each that waits."""
+    sass = build(case, ALL, bucket, capability)["state_update"].sass
+    first_product = indices(sass, "HMMA")[0]
+    first_store = next(i for i in indices(sass, "STG") if i > first_product)  # y, or x's ring
+    loads = indices(sass, "LDG", "LDGSTS")
+    assert [i for i in loads if i < first_product]
+    assert not [i for i in loads if first_product < i < first_store]
+
+
+@pytest.mark.parametrize("capability", [90, 100])
+def test_warps_that_share_a_state_meet_before_they_take_it(capability: int) -> None:
+    found = lookup(RANK.shape(), 1)
+    shared = replace(found, state_update=StateUpdateLaunch(16, 4, in_shared=True, early_b=True))
+    launch = chain_launches(RANK.config("cpu"), RANK.tokens, shared, ALL)["state_update"]
+    sass = sass_instructions(launch.compile(capability))
+    copied, meeting = indices(sass, "LDGSTS")[-1], indices(sass, "BAR.SYNC")[0]
+    waited = [i for i in indices(sass, "DEPBAR") if copied < i < meeting]  # for one's own copies
+    taken = [i for i in indices(sass, "LDS") if i > copied]
+    assert waited and taken and meeting < taken[0]

@@ -292,7 +292,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rounding", nargs="+", choices=("nearest", "stochastic"), default=["nearest"]
     )
-    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument(
+        "--stage",
+        nargs="+",
+        choices=STAGES,
+        default=list(STAGES),
+        help="the others stay as they are",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--out", type=Path, help="default: the package's table of this GPU")

@@ -16,9 +16,10 @@ from graphrt.kernels.ptx import INTERPRETED
 
 
 @triton.jit
-def _tf32_part(value):
-    """Return fp32 ``value`` with the mantissa cut to tf32's ten bits."""
-    return (value.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+def cut(value, BITS: tl.constexpr):
+    """Return fp32 ``value`` without its last BITS bits, 13 for tf32, and what that left."""
+    high = (value.to(tl.int32, bitcast=True) & -(1 << BITS)).to(tl.float32, bitcast=True)
+    return high, value - high
 
 
 @triton.jit
@@ -31,14 +32,14 @@ def dot(a, b):
     elif a.dtype != tl.float32 and b.dtype != tl.float32:
         product = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="tf32")
     elif b.dtype != tl.float32:
-        high = _tf32_part(a)
+        high, low = cut(a, 13)
         exact = b.to(tl.float32)
-        product = tl.dot(a - high, exact, input_precision="tf32")
+        product = tl.dot(low, exact, input_precision="tf32")
         product = tl.dot(high, exact, product, input_precision="tf32")
     elif a.dtype != tl.float32:
-        high = _tf32_part(b)
+        high, low = cut(b, 13)
         exact = a.to(tl.float32)
-        product = tl.dot(exact, b - high, input_precision="tf32")
+        product = tl.dot(exact, low, input_precision="tf32")
         product = tl.dot(exact, high, product, input_precision="tf32")
     else:
         product = tl.dot(a, b, input_precision="tf32x3")

@@ -82,7 +82,7 @@ def fold(
     """
     PRODUCT: tl.constexpr = product_layout(WARPS)
     COLUMNS: tl.constexpr = at_once(BLOCK_N, WARPS)
-    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS)
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False)
     DTYPE: tl.constexpr = state_ptr.dtype.element_ty
     PARTS: tl.constexpr = 3 if DTYPE == gl.float32 else 2  # 16 bits; 11 or 8 are stored
     zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
@@ -127,10 +127,10 @@ def _rounded(
     """Return columns of a tile rounded by random draws, numbered from ``first_quad`` on."""
     ROWS: tl.constexpr = folded.shape[0]
     QUADS: tl.constexpr = folded.shape[1] // 4
-    DRAWS: tl.constexpr = state_layout(ROWS, QUADS, quads_of(V), WARPS)
+    DRAWS: tl.constexpr = state_layout(ROWS, QUADS, quads_of(V), WARPS, False)
     row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, DRAWS))
     quad = gl.arange(0, QUADS, layout=gl.SliceLayout(0, DRAWS))
     quads = (first_quad + row * ROW_QUADS)[:, None] + quad[None, :]
     words = stochastic_words(seed, quads.to(gl.uint32), layer, ROWS, QUADS)
-    words = gl.convert_layout(words, state_layout(ROWS, 4 * QUADS, V, WARPS))
+    words = gl.convert_layout(words, state_layout(ROWS, 4 * QUADS, V, WARPS, False))
     return round_stochastic(folded, words, DTYPE)

@@ -83,53 +83,28 @@ def _alike(warps: int) -> list[Any]:
 
 
 @constexpr_function
-def state_layout(rows: int, columns: int, v: int, warps: int) -> Any:
-    """Return the layout of a state tile [rows of P, N] that warps share by columns."""
+def state_layout(rows: int, columns: int, v: int, warps: int, whole: bool) -> Any:
+    """Return the layout of a state tile [rows of P, N]: warps share it by columns, or have all."""
     own = rows // 8
     return _linear(
         [[0, n] for n in _powers(1, v)]
         + [[p, 0] for p in _powers(1, own)]
-        + [[0, n] for n in _powers(4 * v * warps, columns)],
+        + [[0, n] for n in _powers(4 * v * (1 if whole else warps), columns)],
         [[0, v], [0, 2 * v], [own, 0], [2 * own, 0], [4 * own, 0]],
-        [[0, n] for n in _powers(4 * v, 4 * v * warps)],
+        _alike(warps) if whole else [[0, n] for n in _powers(4 * v, 4 * v * warps)],
         [rows, columns],
     )
 
 
 @constexpr_function
-def whole_state_layout(rows: int, columns: int, v: int, warps: int) -> Any:
-    """Return the layout of a state tile [rows of P, N] of which all warps hold all."""
-    own = rows // 8
-    return _linear(
-        [[0, n] for n in _powers(1, v)]
-        + [[p, 0] for p in _powers(1, own)]
-        + [[0, n] for n in _powers(4 * v, columns)],
-        [[0, v], [0, 2 * v], [own, 0], [2 * own, 0], [4 * own, 0]],
-        _alike(warps),
-        [rows, columns],
-    )
-
-
-@constexpr_function
-def slots_layout(loads: int, own: int, v: int, warps: int) -> Any:
+def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
     """Return the layout in shared memory [loads, 32 V] of what is a `state_layout`."""
     return _linear(
         [[0, n] for n in _powers(1, v)]
         + [[load, 0] for load in _powers(1, own)]
-        + [[load, 0] for load in _powers(own * warps, loads)],
+        + [[load, 0] for load in _powers(own * (1 if whole else warps), loads)],
         [[0, n] for n in _powers(v, 32 * v)],
-        [[load, 0] for load in _powers(own, own * warps)],
-        [loads, 32 * v],
-    )
-
-
-@constexpr_function
-def whole_slots_layout(loads: int, v: int, warps: int) -> Any:
-    """Return the layout in shared memory [loads, 32 V] of what is a `whole_state_layout`."""
-    return _linear(
-        [[0, n] for n in _powers(1, v)] + [[load, 0] for load in _powers(1, loads)],
-        [[0, n] for n in _powers(v, 32 * v)],
-        _alike(warps),
+        _alike(warps) if whole else [[load, 0] for load in _powers(own, own * warps)],
         [loads, 32 * v],
     )
 

@@ -3,48 +3,25 @@
 
 A 16-bit operand is exact in tf32 (8 exponent and 10 mantissa bits hold bf16; fp16's range is
 narrower and its mantissa is 10 bits too). An fp32 operand is not, so it is taken in parts: two of
-tf32, 21 mantissa bits, or beside bf16 three of bf16, which are all of it. The smaller parts are
-multiplied first. Products accumulate in fp32.
+tf32, 21 mantissa bits, whose products are summed apart, or beside bf16 three of bf16, which are all
+of it, the smaller first. Products accumulate in fp32.
 """
 
 from __future__ import annotations
 
 import triton.language as tl
 
+from graphrt.kernels.dot import cut
 from graphrt.kernels.gluon import gl, jit, mma
-
-
-@jit
-def _cut(value, BITS: tl.constexpr):
-    """Return fp32 ``value`` without its last BITS bits, and what that left."""
-    high = (value.to(gl.int32, bitcast=True) & -(1 << BITS)).to(gl.float32, bitcast=True)
-    return high, value - high
 
 
 @jit
 def product(a, b, acc):
     """Return acc + a @ b in fp32, for any mix of fp32, bf16 and fp16 operands."""
-    if a.dtype == b.dtype and a.dtype != gl.float32:
-        acc = mma(a, b, acc)
-    elif a.dtype != gl.float32 and b.dtype != gl.float32:
-        acc = mma(a.to(gl.float32), b.to(gl.float32), acc, input_precision="tf32")
-    elif b.dtype != gl.float32:
-        high, low = _cut(a, 13)
-        exact = b.to(gl.float32)
-        acc = mma(low, exact, acc, input_precision="tf32")
-        acc = mma(high, exact, acc, input_precision="tf32")
-    elif a.dtype != gl.float32:
-        high, low = _cut(b, 13)
-        exact = a.to(gl.float32)
-        acc = mma(exact, low, acc, input_precision="tf32")
-        acc = mma(exact, high, acc, input_precision="tf32")
-    else:
-        a_high, a_low = _cut(a, 13)
-        b_high, b_low = _cut(b, 13)
-        acc = mma(a_low, b_high, acc, input_precision="tf32")
-        acc = mma(a_high, b_low, acc, input_precision="tf32")
-        acc = mma(a_high, b_high, acc, input_precision="tf32")
-    return acc
+    high, low = product_apart(a, b, acc, gl.zeros_like(acc))
+    if a.dtype == gl.float32 or b.dtype == gl.float32:
+        high += low
+    return high
 
 
 @jit
@@ -53,19 +30,26 @@ def product_apart(a, b, high, low):
 
     Two sums that do not wait for each other, where an fp32 operand is taken in parts.
     """
-    if a.dtype == gl.float32 and b.dtype != gl.float32:
-        a_high, a_low = _cut(a, 13)
+    if a.dtype == b.dtype and a.dtype != gl.float32:
+        high = mma(a, b, high)
+    elif a.dtype != gl.float32 and b.dtype != gl.float32:
+        high = mma(a.to(gl.float32), b.to(gl.float32), high, input_precision="tf32")
+    elif b.dtype != gl.float32:
+        a_high, a_low = cut(a, 13)
         exact = b.to(gl.float32)
         low = mma(a_low, exact, low, input_precision="tf32")
         high = mma(a_high, exact, high, input_precision="tf32")
-    elif a.dtype == gl.float32:
-        a_high, a_low = _cut(a, 13)
-        b_high, b_low = _cut(b, 13)
+    elif a.dtype != gl.float32:
+        b_high, b_low = cut(b, 13)
+        exact = a.to(gl.float32)
+        low = mma(exact, b_low, low, input_precision="tf32")
+        high = mma(exact, b_high, high, input_precision="tf32")
+    else:
+        a_high, a_low = cut(a, 13)
+        b_high, b_low = cut(b, 13)
         low = mma(a_low, b_high, low, input_precision="tf32")
         low = mma(a_high, b_low, low, input_precision="tf32")
         high = mma(a_high, b_high, high, input_precision="tf32")
-    else:
-        high = product(a, b, high)
     return high, low
 
 
@@ -76,9 +60,9 @@ def product_in_bf16(a, b, acc, PARTS: tl.constexpr):
     PARTS: three hold all of ``a``, two 16 bits.
     """
     if b.dtype == gl.bfloat16:
-        high, rest = _cut(a, 16)
+        high, rest = cut(a, 16)
         if PARTS == 3:
-            middle, low = _cut(rest, 16)
+            middle, low = cut(rest, 16)
             acc = mma(low.to(gl.bfloat16), b, acc)
             acc = mma(middle.to(gl.bfloat16), b, acc)
         else:

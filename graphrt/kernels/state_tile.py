@@ -10,13 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import (
-    columns_from,
-    slots_layout,
-    state_layout,
-    whole_slots_layout,
-    whole_state_layout,
-)
+from graphrt.kernels.fragments import columns_from, slots_layout, state_layout
 from graphrt.kernels.gluon import fetch, fetched, gl, jit, part
 
 
@@ -42,7 +36,7 @@ def ask_for_state(
     if IN_SHARED:
         OWN: tl.constexpr = ROWS // 8
         LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS)
+        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, False)
         load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, SLOTS))[:, None]
         place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, SLOTS))[None, :]
         p = place // (4 * V) * OWN + load % OWN
@@ -53,7 +47,7 @@ def ask_for_state(
         p += first_row
         fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)
     else:
-        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS)
+        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS, False)
         p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, TILE))[:, None]
         n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, TILE))[None, :]
         state = gl.load(state_ptr + p * N + n, mask=(p < P) & (n < N) & live, other=0.0)
@@ -85,17 +79,11 @@ def state_columns(
     if IN_SHARED:
         OWN: tl.constexpr = ROWS // 8
         LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
-        SLOTS: tl.constexpr = (
-            whole_slots_layout(LOADS, V, WARPS) if WHOLE else slots_layout(LOADS, OWN, V, WARPS)
-        )
+        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, WHOLE)
         slots = part(state, OWN * FIRST // (4 * V), LOADS, SLOTS)
         apart = gl.reshape(slots, [COLUMNS // (4 * V), OWN, 8, 4 * V])
         tile = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [ROWS, COLUMNS])
-        TILE: tl.constexpr = (
-            whole_state_layout(ROWS, COLUMNS, V, WARPS)
-            if WHOLE
-            else state_layout(ROWS, COLUMNS, V, WARPS)
-        )
+        TILE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, WHOLE)
         columns = gl.convert_layout(tile, TILE, assert_trivial=True)
     else:
         columns = columns_from(state, FIRST, COLUMNS)

@@ -23,10 +23,8 @@ from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import (
-    at_once,
     c_layout,
     causal_layout,
-    columns_from,
     most_warps,
     padded_rows,
     product_layout,
@@ -37,8 +35,9 @@ from graphrt.kernels.fragments import (
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import wait_for_producer
-from graphrt.kernels.products import product, product_apart
+from graphrt.kernels.products import product
 from graphrt.kernels.ptx import exp, loads_stay_ahead
+from graphrt.kernels.read_out import read_out
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -48,7 +47,7 @@ from graphrt.kernels.row_cursors import (
     SLOT,
     row_cursor,
 )
-from graphrt.kernels.state_tile import ask_for_state, state_columns, wait_for_state
+from graphrt.kernels.state_tile import ask_for_state, wait_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import StateUpdateLaunch
 from graphrt.memory import PADDED_TOKENS, padded_tokens, padded_window
@@ -205,7 +204,7 @@ def _state_update_kernel(
 
     zero = gl.zeros([BLOCK_P, BLOCK_T], gl.float32, PRODUCT)
     wait_for_state(IN_SHARED)
-    y = _read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    y = read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
     past_rows = _x_rows(x_past, WARPS)
     new_rows = _x_rows(padded_rows(x_new, BLOCK_J), WARPS)
     if PLANES == 2:
@@ -275,38 +274,6 @@ def _causal(
         mask=(token < T)[:, None],
         other=0.0,
     )
-
-
-@jit
-def _read_out(
-    state,
-    c,
-    high,
-    low,
-    ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    V: tl.constexpr,
-    WARPS: tl.constexpr,
-    IN_SHARED: tl.constexpr,
-):
-    """Return the state times C, on top of ``high`` and ``low``: [ROWS, BLOCK_T], a product's rows.
-
-    state: as `state_tile.ask_for_state` returns it. c: [BLOCK_T, BLOCK_N].
-    """
-    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
-    PRODUCT: tl.constexpr = product_layout(WARPS)
-    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        rows = rows_of_product(
-            state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
-        )
-        columns = gl.permute(columns_from(c, FIRST, COLUMNS), [1, 0])
-        high, low = product_apart(
-            gl.convert_layout(rows, gl.DotOperandLayout(0, PRODUCT, V), assert_trivial=True),
-            gl.convert_layout(columns, gl.DotOperandLayout(1, PRODUCT, V), assert_trivial=True),
-            high,
-            low,
-        )
-    return high + low
 
 
 @jit

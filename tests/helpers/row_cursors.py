@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,9 @@ from graphrt.kernels.chain import BoundChain
 from tests.helpers.cases import BASE, Case
 from tests.helpers.contents import WILD
 
-MANY = Case(slots=700, buckets=(1, 200, 600))
+# Rows of a launch: of a warp of advance, of a program, of several, which leave them as they come.
+COUNTS = (32, 33, 64, 65, 200, 600)
+MANY = replace(BASE, slots=700, buckets=COUNTS, window=BASE.tokens + 2)  # 3 and 4 held: a flush
 # Slots by row, launch after launch: fewer live rows than before, then padding alone; rows that
 # change places; a slot that a new request has taken in between, see `advanced`.
 LAUNCHES = [[3, 0, 4, 1], [-1, 4, -1, 3], [-1, -1, -1, -1], [4, -1, -1, 0], [0]]
@@ -67,7 +71,7 @@ def advanced(device: torch.device | str, case: Case = BASE) -> list[tuple[Tensor
 
 
 def advanced_many(device: torch.device | str, count: int) -> tuple[Tensor, Tensor]:
-    """Return the same of one launch of ``count`` rows, more than one program of advance has."""
+    """Return the same of one launch of ``count`` rows, of which some flush."""
     cache = ReplayCache(MANY.config(device))
     cache.cursors.held.copy_(torch.arange(700) % 5)
     cache.cursors.rand_seed.copy_(torch.arange(700) * 2**40)
@@ -82,11 +86,12 @@ def advanced_many(device: torch.device | str, count: int) -> tuple[Tensor, Tenso
         flushes = held + MANY.tokens > MANY.window
         places = [held, 0, flushes, 0, slot * 2**40 + 1] if slot >= 0 else [0] * 5
         lines.append([slot, *places, row, 0])
-    if count <= 512:
-        lines = in_order(lines[:128]) + in_order(lines[128:])  # two programs of advance
+    assert in_order(lines) != lines
+    if count <= 64:
+        lines = in_order(lines)
     return rows, torch.tensor(lines, dtype=rows.dtype, device=rows.device)
 
 
 def in_order(lines: list[list[int]]) -> list[list[int]]:
-    """Return the lines of one program of advance as it puts them: those that flush come first."""
+    """Return the lines of a small launch as advance puts them: those that flush come first."""
     return [line for line in lines if line[3]] + [line for line in lines if not line[3]]

@@ -16,7 +16,7 @@ from tests.helpers.cases import Case
 from tests.helpers.checks import Mismatch
 from tests.helpers.mirror import MirroredDriver
 from tests.helpers.oracle import Perturbation
-from tests.helpers.rows import BF16, INTERPRETED_ROWS, TINY
+from tests.helpers.rows import BF16, FP16, INTERPRETED_ROWS, TINY
 
 SMALLEST = replace(TINY, heads=1, tokens=2, launch_tokens=(1, 2), window=3, buckets=(1, 2), slots=3)
 # Blocks larger and smaller than what they cover, heads that share a program or do not.
@@ -62,6 +62,16 @@ def test_every_kind_of_launch_configuration(
     monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: launch)
     case = replace(TINY, heads=6, groups=2, head_dim=80, state_dim=18, activation_dtype=BF16)
     MirroredDriver(case).run(5)
+
+
+@pytest.mark.parametrize("launch", LAUNCHES.values(), ids=LAUNCHES)
+def test_a_fold_in_several_parts(launch: ChainLaunch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More columns of N than are worked on at once, for each number of warps; draws numbered on."""
+    monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: launch)
+    case = replace(
+        SMALLEST, state_dim=256, activation_dtype=BF16, state_dtype=FP16, rounding="stochastic"
+    )
+    assert MirroredDriver(case).run(16).flushes >= 3
 
 
 @pytest.mark.parametrize("perturbation", Perturbation, ids=lambda p: p.name.lower())

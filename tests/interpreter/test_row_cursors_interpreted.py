@@ -22,7 +22,7 @@ from tests.helpers.checks import Mismatch, check_same_bits
 from tests.helpers.contents import WILD
 from tests.helpers.drive import ChainDriver
 from tests.helpers.mirror import MirroredDriver
-from tests.helpers.row_cursors import advanced, advanced_many
+from tests.helpers.row_cursors import COUNTS, advanced, advanced_many
 from tests.helpers.rows import FP16, TINY
 
 CASE = Case(
@@ -43,7 +43,7 @@ def test_the_kernel_leaves_every_rows_cursors() -> None:
         check_same_bits(got, expected, f"row_cursors of launch {launch}")
 
 
-@pytest.mark.parametrize("count", [200, 600])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_launch_of_many_rows(count: int) -> None:
     got, expected = advanced_many("cpu", count)
     check_same_bits(got, expected, "row_cursors")

@@ -11,7 +11,7 @@ from graphrt.kernels.row_cursors import fill_row_cursors
 from tests.helpers.cases import BASE
 from tests.helpers.checks import check_same_bits
 from tests.helpers.contents import WILD
-from tests.helpers.row_cursors import advanced, advanced_many
+from tests.helpers.row_cursors import COUNTS, advanced, advanced_many
 
 
 def test_the_twin_leaves_every_rows_cursors() -> None:
@@ -22,7 +22,7 @@ def test_the_twin_leaves_every_rows_cursors() -> None:
     assert flushes >= 2
 
 
-@pytest.mark.parametrize("count", [200, 600])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_launch_of_many_rows(count: int) -> None:
     got, expected = advanced_many("cpu", count)
     check_same_bits(got, expected, "row_cursors")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The read-out: the checkpoint times each token's C, a few columns of N at a time."""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from graphrt.kernels.fragments import at_once, columns_from, product_layout, rows_of_product
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.products import product_apart
+from graphrt.kernels.state_tile import state_columns
+
+
+@jit
+def read_out(
+    state,
+    c,
+    high,
+    low,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    IN_SHARED: tl.constexpr,
+):
+    """Return the state times C, on top of ``high`` and ``low``: [ROWS, BLOCK_T], a product's rows.
+
+    state: as `state_tile.ask_for_state` returns it. c: [BLOCK_T, BLOCK_N].
+    """
+    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
+    PRODUCT: tl.constexpr = product_layout(WARPS)
+    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
+        rows = rows_of_product(
+            state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
+        )
+        columns = gl.permute(columns_from(c, FIRST, COLUMNS), [1, 0])
+        high, low = product_apart(
+            gl.convert_layout(rows, gl.DotOperandLayout(0, PRODUCT, V), assert_trivial=True),
+            gl.convert_layout(columns, gl.DotOperandLayout(1, PRODUCT, V), assert_trivial=True),
+            high,
+            low,
+        )
+    return high + low
