@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from graphrt.errors import ConfigError, sentence
 from graphrt.kernels.rounding import round_state_reference
 from graphrt.kernels.row_cursors import clear_row_cursors
 from graphrt.kernels.tensors import NO_CLAMP, SCRATCH, Cursors, LayerCache, Scratch
-from graphrt.memory import MemoryPlan, free_bytes
+from graphrt.memory import MemoryPlan, free_bytes, padded_tokens, padded_window
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,12 @@ class ReplayCache:
 
         All launches share it: they are ordered by their stream and hand nothing on through it.
         """
+        _, heads, planes, _, _ = self._scratch.causal.shape
+        columns = padded_window(self.config.window) + padded_tokens(tokens)
         return Scratch(
             conv_out=self._scratch.conv_out[:rows, :tokens],
             read_c=self._scratch.read_c[:rows, :, :tokens],
-            causal=self._scratch.causal[:rows, :, :, :tokens],
+            causal=_front(self._scratch.causal, rows, heads, planes, tokens, columns),
             decay=self._scratch.decay[:rows, :, :tokens],
             fold_weight=self._scratch.fold_weight[:rows],
             fold_decay=self._scratch.fold_decay[:rows],
@@ -162,6 +165,11 @@ class ReplayCache:
                         "prefill with the runtime's own shape and layers, one request at a time",
                     )
                 )
+
+
+def _front(tensor: Tensor, *shape: int) -> Tensor:
+    """Return a contiguous view of as many of the first elements of ``tensor`` as ``shape`` has."""
+    return tensor.view(-1)[: math.prod(shape)].view(shape)
 
 
 def _host_visible(config: RuntimeConfig) -> Tensor:

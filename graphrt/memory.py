@@ -83,10 +83,6 @@ class MemoryPlan:
         )
 
 
-PADDED_TOKENS = 16
-"""Columns of the causal matrix for the launch's own tokens: the least that a product takes."""
-
-
 ROW_CURSOR_COLUMNS = 8
 """Whole numbers that advance leaves each row for the stages: 64 bytes, a line of its own."""
 
@@ -107,6 +103,7 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
     heads, ring_rows, act = shape.heads, config.ring_rows, config.activation_dtype
     bucket, tokens = config.buckets[-1], config.tokens
     planes = act == torch.bfloat16
+    columns = padded_window(config.window) + padded_tokens(tokens)
     read = torch.float16 if planes and config.state_dtype == torch.float16 else act
     per_slot = "slots, layers or the state dtype's width"
     ring = "slots, layers or window"
@@ -138,7 +135,7 @@ def plan_memory(config: RuntimeConfig) -> MemoryPlan:
             scratch("read_c", (shape.groups, tokens, shape.state_dim), read),
             scratch(
                 "causal",
-                (heads, 2 if planes else 1, tokens, padded_window(config.window) + PADDED_TOKENS),
+                (heads, 2 if planes else 1, tokens, columns),
                 torch.bfloat16 if planes else torch.float32,
             ),
             scratch("decay", (heads, tokens), torch.float32),

@@ -20,7 +20,7 @@ from graphrt.kernels.assembly import (
     sass_instructions,
     waits_at_exit,
 )
-from graphrt.kernels.tuning import StateUpdateLaunch, lookup
+from graphrt.kernels.tuning import PrecomputeLaunch, StateUpdateLaunch, lookup
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import Case
@@ -141,9 +141,11 @@ def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLin
 
 @pytest.mark.parametrize("capability", [90, 100])
 def test_signals_come_before_anything_else_touches_memory(capability: int) -> None:
-    built = build(RANK, INNER, 32, capability)
-    for stage in ("conv1d", "precompute"):
-        sass = built[stage].sass
+    for stage, links in (
+        ("conv1d", INNER),  # not linked itself: it has no wait to signal behind
+        ("precompute", ALL),
+    ):
+        sass = build(RANK, links, 32, capability)[stage].sass
         touching = indices(sass, "LDG", "STG", "LDGSTS", "ACQBULK")
         assert indices(sass, "PREEXIT")[0] < touching[0], stage
 
@@ -286,6 +288,53 @@ def test_a_state_update_asks_for_everything_before_its_first_product(
     loads = indices(sass, "LDG", "LDGSTS")
     assert [i for i in loads if i < first_product]
     assert not [i for i in loads if first_product < i < first_store]
+
+
+@BUCKETS
+def test_precompute_asks_for_everything_before_its_first_product(
+    bucket: int, capability: int
+) -> None:
+    sass = build(RANK, ALL, bucket, capability)["precompute"].sass
+    assert indices(sass, "LDG")[-1] < indices(sass, "HMMA")[0]
+
+
+@BUCKETS
+def test_a_thread_stores_columns_of_the_causal_matrix_together(
+    bucket: int, capability: int
+) -> None:
+    """Of 16 history tokens and 8 new ones, bf16: four of the former and two of the latter."""
+    found = build(RANK, ALL, bucket, capability)["precompute"].accesses
+    assert {a.nbytes for a in found if a.argument == "causal_ptr"} == {8, 4}
+
+
+@pytest.mark.parametrize(
+    ("case", "rows_ahead", "asked"),
+    [
+        (RANK, 0, 0),
+        (RANK, 32, 1),
+        (replace(RANK, head_dim=17, state_dim=18, state_dtype=FP16), 32, 0),
+    ],
+    ids=["none", "rows", "in_pieces_of_16_bytes_only"],
+)
+def test_states_are_asked_for_before_the_wait(case: Case, rows_ahead: int, asked: int) -> None:
+    found = lookup(RANK.shape(), 1)
+    launch = replace(found, precompute=PrecomputeLaunch(8, 2, rows_ahead))
+    precompute = chain_launches(case.config("cpu"), case.tokens, launch, ALL)["precompute"]
+    sass = sass_instructions(precompute.compile(90))
+    ahead = indices(sass, "UBLKPF")
+    assert len(ahead) == asked
+    assert all(i < indices(sass, "ACQBULK")[0] for i in ahead)
+
+
+@pytest.mark.parametrize("tokens", [8, 9, 16])
+def test_warps_share_a_fold_where_the_tokens_are_few(tokens: int) -> None:
+    """A table's choice may serve a T that it was not searched for."""
+    shared = StateUpdateLaunch(16, 4, in_shared=True, early_b=True)
+    launch = replace(lookup(RANK.shape(), 1), state_update=shared)
+    case = replace(DTYPES["state_fp16_stochastic"], tokens=tokens, launch_tokens=(tokens,))
+    found = chain_launches(case.config("cpu"), tokens, launch, ALL)["state_update"]
+    assert found.keywords["num_warps"] == (4 if tokens <= 8 else 1)
+    assert found.compile(90).metadata.num_warps == found.keywords["num_warps"]
 
 
 @pytest.mark.parametrize("capability", [90, 100])

@@ -130,7 +130,7 @@ def test_every_launch_shares_the_scratch() -> None:
     for rows, tokens in [(1, 1), (2, 3), (4, 1)]:
         part = cache.scratch(rows, tokens)
         assert part.conv_out.shape == (rows, tokens, CASE.shape().conv_dim)
-        assert part.causal.shape[:2] == (rows, 4) and part.causal.shape[3] == tokens
+        assert part.causal.shape == (rows, 4, 1, tokens, 16 + 8) and part.causal.is_contiguous()
         assert part.decay.shape == (rows, 4, tokens)
         assert part.fold_weight.shape == (rows, 4, 16) and part.fold_decay.shape == (rows, 4)
         assert part.row_cursors.shape == (rows, 8) and part.row_cursors.is_contiguous()

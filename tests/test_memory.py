@@ -62,7 +62,7 @@ def test_the_shapes_are_those_of_the_design() -> None:
         "rand_seed": ((5,), torch.int64),
         "conv_out": ((4, 3, conv_dim), act),
         "read_c": ((4, 2, 3, 16), FP16),
-        "causal": ((4, 4, 2, 3, 32), torch.bfloat16),
+        "causal": ((4, 4, 2, 3, 24), torch.bfloat16),
         "decay": ((4, 4, 3), torch.float32),
         "fold_weight": ((4, 4, 16), torch.float32),
         "fold_decay": ((4, 4), torch.float32),

@@ -59,18 +59,18 @@ CONV1D = tuple(
     for channels, warps in ((32, 1), (64, 1), (64, 2), (128, 1), (256, 1), (128, 4), (256, 4))
 )
 PRECOMPUTE = tuple(
-    PrecomputeLaunch(heads, warps)
-    for heads, warps in ((2, 1), (4, 1), (4, 2), (8, 2), (4, 4), (8, 4), (16, 2), (16, 4))
+    PrecomputeLaunch(heads, warps, rows_ahead)
+    for rows_ahead in (32, 0)
+    for heads, warps in ((4, 1), (8, 2), (2, 1), (4, 4), (16, 2), (16, 4))
 )
 IN_REGISTERS, IN_SHARED, EARLY, LATE = False, True, True, False
 STATE_UPDATE = tuple(
     StateUpdateLaunch(*choice)
     for choice in (
-        *((16, 1, IN_REGISTERS, EARLY), (16, 1, IN_REGISTERS, LATE), (32, 1, IN_REGISTERS, EARLY)),
-        *((16, 1, IN_SHARED, EARLY), (32, 1, IN_SHARED, EARLY), (64, 1, IN_SHARED, EARLY)),
-        *((16, 1, IN_SHARED, LATE), (32, 1, IN_SHARED, LATE), (32, 1, IN_SHARED, LATE, 128)),
-        *((16, 2, IN_SHARED, EARLY), (16, 4, IN_SHARED, EARLY), (32, 4, IN_SHARED, EARLY)),
-        *((16, 1, IN_REGISTERS, LATE, 128), (32, 1, IN_REGISTERS, LATE, 168)),
+        *((16, 1, IN_REGISTERS, EARLY), (16, 1, IN_SHARED, EARLY), (32, 1, IN_SHARED, EARLY)),
+        *((16, 1, IN_SHARED, LATE), (32, 1, IN_SHARED, LATE)),
+        *((16, 2, IN_SHARED, EARLY), (16, 4, IN_SHARED, EARLY)),
+        (32, 1, IN_REGISTERS, LATE, 168),
     )
 )
 SEARCH: tuple[tuple[Stage, tuple[Stage, ...], tuple[Any, ...]], ...] = (

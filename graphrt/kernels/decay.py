@@ -30,15 +30,6 @@ def fixed_steps(dt, a):
 
 
 @triton.jit
-def fold_weights(steps, dt, total, axis: tl.constexpr):
-    """Return what a fold multiplies each history token by: dt, decayed to the history's end.
-
-    steps: of the history's tokens along ``axis``. total: their sum, to be broadcast against them.
-    """
-    return decay_over(total - tl.cumsum(steps, axis)) * dt
-
-
-@triton.jit
 def decay_over(steps):
     """Return the decay over a sum of `fixed_steps`, fp32, in 0 … 1.
 

@@ -56,9 +56,15 @@ def into_range(c, DTYPE: tl.constexpr):
     if c.dtype == DTYPE:
         moved, undo = c, tl.full([c.shape[0]], 1.0, tl.float32)
     else:
-        largest = tl.max(tl.abs(c.to(tl.float32)), 1)
-        exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
-        scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+        scale, undo = scales(tl.max(tl.abs(c.to(tl.float32)), 1))
         moved = (c.to(tl.float32) * scale[:, None]).to(DTYPE)
-        undo = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
     return moved, undo
+
+
+@triton.jit
+def scales(largest):
+    """Return the power of two that brings what is at most ``largest`` into range, and its undo."""
+    exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
+    scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+    undo = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
+    return scale, undo

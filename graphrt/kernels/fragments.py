@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which thread holds what in the state update, so that nothing has to change hands.
+"""Which thread holds what in precompute and state update, so that little has to change hands.
 
 A tensor-core product ``m16n8k16`` leaves it open which row of memory a row of its operands is, as
 long as all operands agree. So memory decides: a thread loads 16 bytes that lie together, of x along
@@ -16,8 +16,14 @@ product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`. Th
 fold's product gives are numbered (i, f, t, e) where memory has (i, t, e, f): `columns_of_product`.
 Both only rename a thread's registers.
 
-Warps of a program share the columns of the fold, 4 V each in turn, t above standing for (warp, t).
-All else they hold and do alike: few rows are no work for many.
+Warps of a state update share the columns of the fold, 4 V each in turn, t above standing for (warp,
+t). All else they hold and do alike: few rows are no work for many. Those of precompute share the
+heads of a program, and make the same products of C and B: here tokens t are rows, and columns are
+the tokens j of the causal matrix, which are numbered (i, t, e) where memory has (t, i, e).
+
+    C     [token, N]  token = g, n = V consecutive for t                 rows of a product
+    B     [j, N]      j is column g, the same n                          columns of a product
+    causal [token, j] token = g, j = a quarter of all, consecutive, for t
 """
 
 from __future__ import annotations
@@ -53,10 +59,14 @@ def at_once(columns: int, warps: int) -> int:
 
 
 @constexpr_function
-def most_warps(columns: int, bits: int) -> int:
-    """Return how many warps can share the columns of a fold, elements of ``bits`` bits."""
+def most_warps(columns: int, bits: int, tokens: int) -> int:
+    """Return how many warps can share the columns of a fold, elements of ``bits`` bits.
+
+    One where there are more than 8 tokens: all else that warps do they do alike, and they would
+    share the tokens of the read-out.
+    """
     of_a_warp: int = 4 * vector(columns, bits)
-    return columns // of_a_warp
+    return columns // of_a_warp if tokens <= 8 else 1
 
 
 @constexpr_function
@@ -69,6 +79,12 @@ def quads_of(v: int) -> int:
 def product_layout(warps: int) -> Any:
     """Return the layout of a product [rows, columns]: warps side by side along the columns."""
     return None if INTERPRETED else gl.NVMMADistributedLayout([2, 0], [1, warps], [16, 8])
+
+
+@constexpr_function
+def whole_product_layout(warps: int) -> Any:
+    """Return the layout of a product [16, columns] that every warp has all of."""
+    return None if INTERPRETED else gl.NVMMADistributedLayout([2, 0], [warps, 1], [16, 8])
 
 
 @constexpr_function
@@ -156,6 +172,48 @@ def b_layout(history: int, columns: int, v: int, warps: int) -> Any:
         [[2, 0], [4, 0], [0, v // 2], [0, v], [0, 2 * v]],
         [[0, n] for n in _powers(4 * v, 4 * v * warps)],
         [history, columns],
+    )
+
+
+@constexpr_function
+def heads_layout(heads: int, columns: int, warps: int) -> Any:
+    """Return the layout of [heads, tokens or history], warps sharing the heads."""
+    of_a_warp = max(heads // warps, 1)
+    lanes = min(32 // of_a_warp, columns)
+    return (
+        None
+        if INTERPRETED
+        else gl.BlockedLayout([1, columns // lanes], [32 // lanes, lanes], [warps, 1], [1, 0])
+    )
+
+
+@constexpr_function
+def matrices_layout(heads: int, tokens: int, columns: int, warps: int) -> Any:
+    """Return the layout of each head's causal matrix [heads, tokens, history or tokens].
+
+    Warps share the heads, and hold the same where there are too few.
+    """
+    each = max(heads // warps, 1)
+    return _linear(
+        [[0, 0, j] for j in _powers(1, columns // 4)]
+        + [[0, t, 0] for t in _powers(8, tokens)]
+        + [[h, 0, 0] for h in _powers(1, each)],
+        [[0, 0, columns // 4], [0, 0, columns // 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
+        [[h, 0, 0] if h < heads else [0, 0, 0] for h in _powers(each, each * warps)],
+        [heads, tokens, columns],
+    )
+
+
+@constexpr_function
+def columns_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
+    """Return the layout of B [history or tokens, N] whose tokens are a causal matrix's columns."""
+    return _linear(
+        [[0, n] for n in _powers(1, v)]
+        + [[0, n] for n in _powers(4 * v, columns)]
+        + [[j, 0] for j in _powers(2, tokens // 4)],
+        [[0, v], [0, 2 * v], [1, 0], [tokens // 4, 0], [tokens // 2, 0]],
+        _alike(warps),
+        [tokens, columns],
     )
 
 

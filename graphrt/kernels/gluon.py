@@ -33,6 +33,10 @@ class _Interpreted:
         return None
 
     @staticmethod
+    def full(shape: Sequence[int], value: Any, dtype: Any, layout: Any) -> Any:
+        return tl.full(shape, value, dtype)
+
+    @staticmethod
     def DotOperandLayout(operand: int, parent: Any, k_width: int) -> None:
         return None
 

@@ -19,7 +19,8 @@ class StageAccess:
 
     older: arguments read before the wait in rows that no kernel still running writes. entry: when
     linked, it follows whatever kernel comes before it, touches before its wait nothing but
-    ``constant`` arguments, which no kernel writes, and signals after the wait.
+    ``constant`` arguments, which no kernel writes, and signals after the wait. asked: arguments
+    that are neither read nor written, whose bytes are asked for in L2.
     """
 
     name: str
@@ -29,6 +30,7 @@ class StageAccess:
     older: frozenset[str] = frozenset()
     entry: bool = False
     constant: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
 
 
 def _tensors(*arguments: str) -> dict[str, str]:
@@ -81,6 +83,7 @@ STAGES = (
             "fold_weight_ptr",
             "fold_decay_ptr",
         ),
+        asked=frozenset({"state_ptr"}),
     ),
     StageAccess(
         "state_update",

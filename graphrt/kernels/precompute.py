@@ -6,11 +6,13 @@ dt, the decays, what a fold multiplies by, and the causal matrix over history an
     causal[t, j] = exp(cum_t - cum_j) * dt_j * (C_t . B_j)
 
 so that the state update's output is two products and no intermediate state. A program handles
-several heads of one group, which share their C·B products; all that needs dt alone is done before
-the wait. cum is kept in fixed point (`graphrt.kernels.decay`).
+several heads of one group, which share their C·B products (`graphrt.kernels.causal`). cum is in
+fixed point (`graphrt.kernels.decay`). For a j of the history the exponential is that from t back to
+the history's end times that from there to j, which a fold multiplies by too.
 
-The matrix is made with its columns j first: a product needs 16 rows and only 8 columns, and so few
-tokens t are the rule.
+All loads are on their way before a product or an exponential starts: those of the history before
+the wait, then those of what conv1d wrote. What dt alone is needed for is done while these come.
+Memory has little to do meanwhile, so the first rows' states can be asked for (`rows_ahead`).
 """
 
 from __future__ import annotations
@@ -19,15 +21,32 @@ import triton
 import triton.language as tl
 
 from graphrt.config import ChainShape, PdlLinks
+from graphrt.kernels.causal import (
+    at_columns,
+    at_tokens,
+    no_later_than,
+    products_with_b,
+    rows_of_c,
+    store_matrices,
+)
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.decay import decay_over, fixed_steps, fold_weights
-from graphrt.kernels.dot import dot, into_range
+from graphrt.kernels.decay import decay_over, fixed_steps
+from graphrt.kernels.dot import scales
+from graphrt.kernels.fragments import (
+    c_layout,
+    columns_layout,
+    heads_layout,
+    matrices_layout,
+    vector,
+    whole_product_layout,
+)
+from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.ptx import arrived, exp
+from graphrt.kernels.ptx import ask_for_in_l2, exp, loads_stay_ahead
 from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
-from graphrt.memory import PADDED_TOKENS, padded_tokens, padded_window
+from graphrt.memory import padded_tokens, padded_window
 
 _SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
 
@@ -44,7 +63,7 @@ def softplus(value):
     return tl.where(value > _SOFTPLUS_THRESHOLD, value, small)
 
 
-@triton.jit
+@jit
 def _precompute_kernel(
     # pointers
     conv_out_ptr,
@@ -53,6 +72,7 @@ def _precompute_kernel(
     dt_bias_ptr,
     b_ring_ptr,
     dt_ring_ptr,
+    state_ptr,
     read_c_ptr,
     causal_ptr,
     decay_ptr,
@@ -68,13 +88,10 @@ def _precompute_kernel(
     stride_b_slot,
     stride_b_group,
     stride_dt_ring_slot,
+    stride_state_slot,
     stride_read_row,
     stride_read_group,
     stride_read_token,
-    stride_causal_row,
-    stride_causal_head,
-    stride_causal_plane,
-    stride_causal_token,
     stride_decay_row,
     stride_decay_head,
     stride_weight_row,
@@ -96,163 +113,176 @@ def _precompute_kernel(
     SIGNAL: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_J: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WARPS: tl.constexpr,
+    ROWS_AHEAD: tl.constexpr,
 ):
     signal_consumer(SIGNAL)
     HEADS_PER_GROUP: tl.constexpr = H // G
     CHUNKS: tl.constexpr = (HEADS_PER_GROUP + BLOCK_H - 1) // BLOCK_H
-    line = tl.program_id(1).to(tl.int64)
-    group = tl.program_id(0) // CHUNKS
-    chunk = tl.program_id(0) % CHUNKS
+    line = gl.program_id(1).to(gl.int64)
+    group = gl.program_id(0) // CHUNKS
+    chunk = gl.program_id(0) % CHUNKS
     row = row_cursor(row_cursors_ptr, line, ROW)
     slot = row_cursor(row_cursors_ptr, line, SLOT)
-    held = row_cursor(row_cursors_ptr, line, HELD).to(tl.int32)
-    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(tl.int32)
+    held = row_cursor(row_cursors_ptr, line, HELD).to(gl.int32)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
     live = slot >= 0
+    first_head = group * HEADS_PER_GROUP + chunk * BLOCK_H
+    end_head = (group + 1) * HEADS_PER_GROUP
+    if ROWS_AHEAD > 0:
+        heads = gl.minimum(BLOCK_H, end_head - first_head)
+        state_ptr += slot * stride_state_slot + first_head * (P * N)
+        _ask_for_states(state_ptr, heads * (P * N), (line < ROWS_AHEAD) & live)
 
-    in_group = chunk * BLOCK_H + tl.arange(0, BLOCK_H)
-    head = group * HEADS_PER_GROUP + in_group
-    token = tl.arange(0, BLOCK_T)
-    new = tl.arange(0, BLOCK_J)  # the same tokens as columns of the matrix
-    past = tl.arange(0, BLOCK_W)
-    n = tl.arange(0, BLOCK_N)
-    is_head = in_group < HEADS_PER_GROUP
-    is_token = (token < T) & live
-    is_new = (new < T) & live
-    is_past = past < held  # held is 0 in padding rows
-    past_row = (ring_start + past) % RING_ROWS
-    new_row = (ring_start + held + new) % RING_ROWS
-
-    b_ring_ptrs = b_ring_ptr + slot * stride_b_slot + group * stride_b_group + n[None, :]
-    b_past = tl.load(
-        b_ring_ptrs + past_row[:, None] * N,
-        mask=is_past[:, None] & (n < N)[None, :],
+    # The history.
+    V: tl.constexpr = vector(BLOCK_N, conv_out_ptr.dtype.element_ty.primitive_bitwidth)
+    HISTORY: tl.constexpr = columns_layout(BLOCK_W, BLOCK_N, V, WARPS)
+    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
+    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
+    b_ring_ptr += slot * stride_b_slot + group * stride_b_group
+    b_past = gl.load(
+        b_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * N + n[None, :],
+        mask=(past < held)[:, None] & (n < N)[None, :],  # held is 0 in padding rows
         other=0.0,
     )  # [BLOCK_W, BLOCK_N]
-    a = tl.load(A_ptr + head, mask=is_head, other=0.0)[:, None]
-    dt_ring_ptrs = dt_ring_ptr + slot * stride_dt_ring_slot + head[:, None] * RING_ROWS
-    dt_past = tl.load(
-        dt_ring_ptrs + past_row[None, :], mask=is_head[:, None] & is_past[None, :], other=0.0
-    )  # [BLOCK_H, BLOCK_W]
-    bias = tl.zeros([BLOCK_H], dtype=tl.float32)
-    if HAS_DT_BIAS:
-        bias = tl.load(dt_bias_ptr + head, mask=is_head, other=0.0).to(tl.float32)
-    dt_ptrs = dt_ptr + row * stride_dt_row + head[:, None] * stride_dt_head
-    mask_token = is_head[:, None] & is_token[None, :]
-    dt_token = _processed_dt(
-        dt_ptrs + token[None, :] * stride_dt_token, mask_token, bias, dt_min, dt_max
-    )  # [BLOCK_H, BLOCK_T]
-    token_row = (ring_start + held + token) % RING_ROWS
-    tl.store(dt_ring_ptrs + token_row[None, :], dt_token, mask=mask_token)
-
-    steps_past = fixed_steps(dt_past, a)
-    total = tl.sum(steps_past, 1)[:, None]  # over the whole history
-    cum_past = tl.cumsum(steps_past, 1)
-    cum_token = total + tl.cumsum(fixed_steps(dt_token, a), 1)
-    dt_new, cum_new = _as_columns(dt_token, BLOCK_J), _as_columns(cum_token, BLOCK_J)
-    weight_ptrs = fold_weight_ptr + row * stride_weight_row + head[:, None] * stride_weight_head
-    tl.store(
-        weight_ptrs + past[None, :],
-        fold_weights(steps_past, dt_past, total, 1),
-        mask=is_head[:, None],
-    )
-    tl.store(
-        fold_decay_ptr + row * stride_fold_row + head[:, None],
-        tl.where(live, decay_over(total), 0.0),
-        mask=is_head[:, None],
-    )
-    keep_past = is_past[:, None] & is_token[None, :]
-    keep_new = (new[:, None] <= token[None, :]) & is_token[None, :]
-    gain_past = decay_over(cum_token[:, None, :] - cum_past[:, :, None]) * dt_past[:, :, None]
-    gain_past = tl.where(keep_past[None, :, :], gain_past, 0.0)  # [BLOCK_H, BLOCK_W, BLOCK_T]
-    gain_new = decay_over(cum_token[:, None, :] - cum_new[:, :, None]) * dt_new[:, :, None]
-    gain_new = tl.where(keep_new[None, :, :], gain_new, 0.0)  # [BLOCK_H, BLOCK_J, BLOCK_T]
-
-    gain_past, gain_new = arrived(gain_past), arrived(gain_new)  # not after the wait
-    wait_for_producer(WAIT)
-    conv_ptrs = conv_out_ptr + row * stride_conv_row + (H * P + group * N + n)[None, :]
-    mask_n = (n < N)[None, :]
-    mask_b = is_new[:, None] & mask_n
-    b_new = tl.load(conv_ptrs + new[:, None] * stride_conv_token, mask=mask_b, other=0.0)
-    c_new = tl.load(
-        conv_ptrs + G * N + token[:, None] * stride_conv_token,
-        mask=is_token[:, None] & mask_n,
+    PAST: tl.constexpr = heads_layout(BLOCK_H, BLOCK_W, WARPS)
+    head = first_head + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, PAST))
+    is_head = head < end_head
+    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(0, PAST))
+    dt_ring_ptr += slot * stride_dt_ring_slot
+    a = gl.load(A_ptr + head, mask=is_head, other=0.0)
+    dt_past = gl.load(
+        dt_ring_ptr + head[:, None] * RING_ROWS + ((ring_start + past) % RING_ROWS)[None, :],
+        mask=is_head[:, None] & (past < held)[None, :],
         other=0.0,
+    )  # [BLOCK_H, BLOCK_W]
+
+    # dt of the new tokens, raw. Asked for last: what is done with it comes after the loads.
+    NEW: tl.constexpr = heads_layout(BLOCK_H, BLOCK_T, WARPS)
+    head_new = first_head + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, NEW))
+    is_head_new = head_new < end_head
+    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(0, NEW))
+    mask_token = is_head_new[:, None] & ((token < T) & live)[None, :]
+    a_new = gl.load(A_ptr + head_new, mask=is_head_new, other=0.0)
+    loads_stay_ahead()
+    dt_ptr += row * stride_dt_row
+    raw = gl.load(
+        dt_ptr + head_new[:, None] * stride_dt_head + token[None, :] * stride_dt_token,
+        mask=mask_token,
+        other=0.0,
+    ).to(gl.float32)  # [BLOCK_H, BLOCK_T]
+    if HAS_DT_BIAS:
+        raw += gl.load(dt_bias_ptr + head_new, mask=is_head_new, other=0.0).to(gl.float32)[:, None]
+
+    # B and C of the new tokens.
+    conv_out_ptr += row * stride_conv_row + H * P + group * N
+    B: tl.constexpr = columns_layout(BLOCK_T, BLOCK_N, V, WARPS)
+    new = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, B))
+    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, B))
+    mask_b = ((new < T) & live)[:, None] & (n < N)[None, :]
+    b_ptrs = conv_out_ptr + new[:, None] * stride_conv_token + n[None, :]
+    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
+    of_c = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+    n_of_c = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
+    mask_c = ((of_c < T) & live)[:, None] & (n_of_c < N)[None, :]
+    conv_out_ptr += G * N
+    c_ptrs = conv_out_ptr + of_c[:, None] * stride_conv_token + n_of_c[None, :]
+    of_product = gl.arange(0, 16, layout=gl.SliceLayout(1, whole_product_layout(WARPS)))
+    first_c_ptrs = conv_out_ptr + of_product * stride_conv_token
+    wait_for_producer(WAIT)
+    b_new = gl.load(b_ptrs, mask=mask_b, other=0.0)  # [BLOCK_T, BLOCK_N]
+    c_new = gl.load(c_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
+    # The products start from 0 * C[t, 0], loaded last: none starts before a load.
+    loads_stay_ahead()
+    first_c = gl.load(first_c_ptrs, mask=(of_product < T) & live, other=0.0)
+
+    # While they come: dt, the decays, what a fold multiplies by.
+    dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
+    dt_new = gl.where(mask_token, dt_new, 0.0)
+    token_row = (ring_start + held + token) % RING_ROWS
+    gl.store(
+        dt_ring_ptr + head_new[:, None] * RING_ROWS + token_row[None, :], dt_new, mask=mask_token
     )
-    b_new, c_new = arrived(b_new), arrived(c_new)
-    products_past = dot(b_past, tl.trans(c_new))  # [BLOCK_W, BLOCK_T]
-    products_new = dot(b_new, tl.trans(c_new))  # [BLOCK_J, BLOCK_T]
-    read_c, undo = into_range(c_new, read_c_ptr.dtype.element_ty)
-    tl.store(
-        decay_ptr + row * stride_decay_row + head[:, None] * stride_decay_head + token[None, :],
-        tl.where(live, decay_over(cum_token) * undo[None, :], 0.0),
-        mask=is_head[:, None] & (token < T)[None, :],
+    steps_past = fixed_steps(dt_past, a[:, None])
+    total = gl.sum(steps_past, 1)  # over the whole history
+    weight = decay_over(total[:, None] - gl.associative_scan(steps_past, 1, _plus)) * dt_past
+    cum_new = gl.associative_scan(fixed_steps(dt_new, a_new[:, None]), 1, _plus)  # after it
+    decay = decay_over(gl.convert_layout(total, gl.SliceLayout(1, NEW))[:, None] + cum_new)
+    gl.store(
+        fold_weight_ptr
+        + row * stride_weight_row
+        + head[:, None] * stride_weight_head
+        + past[None, :],
+        weight,
+        mask=is_head[:, None],
+    )
+    gl.store(
+        fold_decay_ptr + row * stride_fold_row + head,
+        gl.where(live, decay_over(total), 0.0),
+        mask=is_head,
+    )
+    OF_PAST: tl.constexpr = matrices_layout(BLOCK_H, BLOCK_T, BLOCK_W, WARPS)
+    OF_NEW: tl.constexpr = matrices_layout(BLOCK_H, BLOCK_T, BLOCK_T, WARPS)
+    gain_past = at_tokens(decay_over(cum_new), OF_PAST) * at_columns(weight, OF_PAST)
+    gain_new = decay_over(at_tokens(cum_new, OF_NEW) - at_columns(cum_new, OF_NEW))
+    gain_new = no_later_than(gain_new * at_columns(dt_new, OF_NEW), OF_NEW)
+
+    # What needs them.
+    c_rows = rows_of_c(c_new, V, WARPS)
+    zero = 0.0 * first_c.to(gl.float32)[:, None]
+    products_past = products_with_b(c_rows, b_past, zero, OF_PAST, BLOCK_T, V, WARPS)
+    products_new = products_with_b(c_rows, b_new, zero, OF_NEW, BLOCK_T, V, WARPS)
+    read_c, undo = _into_range(c_new, read_c_ptr.dtype.element_ty, C)
+    undo = gl.convert_layout(undo, gl.SliceLayout(0, NEW))
+    gl.store(
+        decay_ptr + row * stride_decay_row + head_new[:, None] * stride_decay_head + token[None, :],
+        gl.where(live, decay * undo[None, :], 0.0),
+        mask=is_head_new[:, None] & (token < T)[None, :],
     )
     if chunk == 0:  # one program of the group appends its B and hands its C on
-        tl.store(b_ring_ptrs + new_row[:, None] * N, b_new, mask=mask_b)
-        tl.store(
-            read_c_ptr
-            + row * stride_read_row
-            + group * stride_read_group
-            + token[:, None] * stride_read_token
-            + n[None, :],
+        new_row = (ring_start + held + new) % RING_ROWS
+        gl.store(b_ring_ptr + new_row[:, None] * N + n[None, :], b_new, mask=mask_b)
+        read_c_ptr += row * stride_read_row + group * stride_read_group
+        gl.store(
+            read_c_ptr + of_c[:, None] * stride_read_token + n_of_c[None, :],
             read_c,
-            mask=(token < T)[:, None] & mask_n,
+            mask=(of_c < T)[:, None] & (n_of_c < N)[None, :],
         )
-
-    causal_ptrs = (
-        causal_ptr
-        + row * stride_causal_row
-        + head[:, None, None] * stride_causal_head
-        + token[None, None, :] * stride_causal_token
-    )
-    mask = is_head[:, None, None] & (token < T)[None, None, :]
-    _store_planes(
-        causal_ptrs + past[None, :, None],
-        stride_causal_plane,
-        products_past[None, :, :] * gain_past,
-        mask,
-        PLANES,
-    )
-    _store_planes(
-        causal_ptrs + BLOCK_W + new[None, :, None],
-        stride_causal_plane,
-        products_new[None, :, :] * gain_new,
-        mask,
-        PLANES,
-    )
+    COLUMNS: tl.constexpr = BLOCK_W + BLOCK_T
+    causal_ptr += row * (H * PLANES * T * COLUMNS)
+    store_matrices(
+        causal_ptr, first_head, end_head, products_past, gain_past,
+        0, COLUMNS, T, PLANES, OF_PAST,
+    )  # fmt: skip
+    store_matrices(
+        causal_ptr, first_head, end_head, products_new, gain_new,
+        BLOCK_W, COLUMNS, T, PLANES, OF_NEW,
+    )  # fmt: skip
 
 
-@triton.jit
-def _processed_dt(ptrs, mask, bias, dt_min, dt_max):
-    """Return dt after bias, softplus and limits, 0 where masked: [heads, tokens] fp32."""
-    raw = tl.load(ptrs, mask=mask, other=0.0).to(tl.float32) + bias[:, None]
-    return tl.where(mask, tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max), 0.0)
+@jit
+def _ask_for_states(state_ptr, elements, wanted):
+    if wanted:
+        ask_for_in_l2(state_ptr, elements * (state_ptr.dtype.element_ty.primitive_bitwidth // 8))
 
 
-@triton.jit
-def _as_columns(value, COLUMNS: tl.constexpr):
-    """Return (heads, tokens) with zeros after the tokens, as many as ``COLUMNS`` or half of it."""
-    if value.shape[1] == COLUMNS:
-        columns = value
+@jit
+def _plus(a, b):
+    return a + b
+
+
+@jit
+def _into_range(c, DTYPE: tl.constexpr, LAYOUT: tl.constexpr):
+    """Return C as `graphrt.kernels.dot.into_range` does."""
+    if c.dtype == DTYPE:
+        moved = c
+        undo = gl.full([c.shape[0]], 1.0, gl.float32, gl.SliceLayout(1, LAYOUT))
     else:
-        halves = tl.permute(tl.join(value, tl.zeros_like(value)), (0, 2, 1))
-        columns = tl.reshape(halves, [value.shape[0], COLUMNS])
-    return columns
-
-
-@triton.jit
-def _store_planes(ptrs, stride_plane, causal, mask, PLANES: tl.constexpr):
-    """Store fp32 ``causal`` as one plane, or rounded to the planes' dtype and what that left."""
-    if PLANES == 1:
-        tl.store(ptrs, causal, mask=mask)
-    else:
-        high = causal.to(ptrs.dtype.element_ty)
-        tl.store(ptrs, high, mask=mask)
-        low = causal - high.to(tl.float32)
-        tl.store(ptrs + stride_plane, low.to(ptrs.dtype.element_ty), mask=mask)
+        scale, undo = scales(gl.max(gl.abs(c.to(gl.float32)), 1))
+        moved = (c.to(gl.float32) * scale[:, None]).to(DTYPE)
+    return moved, undo
 
 
 def precompute(
@@ -272,6 +302,7 @@ def precompute(
     Padding rows give zeros and touch no cache.
     """
     rows, tokens = inputs.dt.shape[:2]
+    head_bytes = shape.head_dim * shape.state_dim * cache.state.element_size()
     block_heads = min(launch.block_heads, triton.next_power_of_2(shape.heads_per_group))
     chunks = triton.cdiv(shape.heads_per_group, block_heads)
     return _precompute_kernel[(shape.groups * chunks, rows)](
@@ -281,6 +312,7 @@ def precompute(
         weights.dt_bias,
         cache.b_ring,
         cache.dt_ring,
+        cache.state,
         scratch.read_c,
         scratch.causal,
         scratch.decay,
@@ -293,8 +325,8 @@ def precompute(
         cache.b_ring.stride(0),
         cache.b_ring.stride(1),
         cache.dt_ring.stride(0),
+        cache.state.stride(0),
         *scratch.read_c.stride()[:3],
-        *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
         *scratch.fold_weight.stride()[:2],
         scratch.fold_decay.stride(0),
@@ -312,9 +344,10 @@ def precompute(
         SIGNAL=links.state_update,
         BLOCK_H=block_heads,
         BLOCK_T=padded_tokens(tokens),
-        BLOCK_J=PADDED_TOKENS,
         BLOCK_W=padded_window(window),
         BLOCK_N=triton.next_power_of_2(shape.state_dim),
+        WARPS=launch.num_warps,
+        ROWS_AHEAD=launch.rows_ahead if head_bytes % 16 == 0 else 0,
         num_warps=launch.num_warps,
         launch_pdl=links.precompute,
         **NO_CONTRACTION,

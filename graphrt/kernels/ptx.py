@@ -15,24 +15,6 @@ _LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
-def arrived(value):
-    """Return a loaded tensor of 16 or 32 bits an element as it is, no sooner than here.
-
-    Triton brings what it loads for a product into shared memory right after the load, behind a
-    barrier that the loads after it do not cross: one trip to memory after the other. It moves
-    nothing across an instruction of which it does not know that it does nothing.
-    """
-    if INTERPRETED:
-        same = value
-    else:
-        pack: tl.constexpr = 32 // value.dtype.primitive_bitwidth
-        same = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [value], dtype=value.dtype, is_pure=False, pack=pack
-        )
-    return same
-
-
-@triton.jit
 def loads_stay_ahead():
     """Have the loads before this come before the loads after it, as they are written.
 
@@ -42,6 +24,31 @@ def loads_stay_ahead():
     if not INTERPRETED:
         tl.inline_asm_elementwise(
             "bar.warp.sync 0xffffffff; mov.b32 $0, 0;", "=r", [], tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def ask_for_in_l2(pointer, size):
+    """Have ``size`` bytes, a multiple of 16, from ``pointer`` on brought into L2.
+
+    Waits for nothing; one thread asks, by an instruction that sm_90 and later have. It is no
+    access: L2 is where all writes are seen.
+    """
+    if not INTERPRETED:
+        tl.inline_asm_elementwise(
+            """{
+            .reg .pred first;
+            .reg .u32 thread;
+            mov.u32 thread, %tid.x;
+            setp.eq.u32 first, thread, 0;
+            @first cp.async.bulk.prefetch.L2.global [$1], $2;
+            mov.u32 $0, 0;
+            }""",
+            "=r,l,r",
+            [pointer, size],
+            tl.int32,
+            is_pure=False,
+            pack=1,
         )
 
 

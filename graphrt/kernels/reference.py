@@ -23,7 +23,7 @@ from graphrt.kernels.tensors import (
     LayerWeights,
     Scratch,
 )
-from graphrt.memory import PADDED_TOKENS
+from graphrt.memory import padded_tokens
 
 
 def advance_reference(
@@ -219,7 +219,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def _planes(causal: Tensor, like: Tensor, window: int) -> Tensor:
     """Return the causal matrix (rows, H, T, W + T) in the planes and columns of the scratch."""
     padded = like.new_zeros(len(causal), *like.shape[1:])
-    at = like.shape[-1] - PADDED_TOKENS
+    at = like.shape[-1] - padded_tokens(causal.shape[-2])
     rest = causal
     for plane in range(like.shape[2]):
         past, new = rest[..., :window], rest[..., window:]
@@ -243,7 +243,7 @@ def _into_range(c: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _matrix(planes: Tensor, window: int, tokens: int) -> Tensor:
     """Return the causal matrix (rows, H, T, W + T), fp32, of the scratch's planes."""
     whole = planes.float().sum(2)
-    at = planes.shape[-1] - PADDED_TOKENS
+    at = planes.shape[-1] - padded_tokens(tokens)
     return torch.cat([whole[..., :window], whole[..., at : at + tokens]], dim=-1)
 
 

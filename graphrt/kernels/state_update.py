@@ -50,7 +50,7 @@ from graphrt.kernels.row_cursors import (
 from graphrt.kernels.state_tile import ask_for_state, wait_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import StateUpdateLaunch
-from graphrt.memory import PADDED_TOKENS, padded_tokens, padded_window
+from graphrt.memory import padded_tokens, padded_window
 
 
 @jit(do_not_specialize=["layer"])
@@ -77,10 +77,6 @@ def _state_update_kernel(
     stride_read_row,
     stride_read_group,
     stride_read_token,
-    stride_causal_row,
-    stride_causal_head,
-    stride_causal_plane,
-    stride_causal_token,
     stride_decay_row,
     stride_decay_head,
     stride_weight_row,
@@ -114,7 +110,6 @@ def _state_update_kernel(
     EARLY_B: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_J: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WARPS: tl.constexpr,
@@ -157,15 +152,16 @@ def _state_update_kernel(
         skip = gl.load(D_ptr + head).to(gl.float32)
 
     wait_for_producer(WAIT)
-    causal_ptr += row * stride_causal_row + head * stride_causal_head
+    PLANE: tl.constexpr = T * (BLOCK_W + BLOCK_T)
+    causal_ptr += (row * H + head) * (PLANES * PLANE)
     OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
-    OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_J, WARPS)
-    causal_past = _causal(causal_ptr, stride_causal_token, T, OF_PAST, BLOCK_T, BLOCK_W)
-    causal_new = _causal(causal_ptr + BLOCK_W, stride_causal_token, T, OF_NEW, BLOCK_T, BLOCK_J)
+    OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_T, WARPS)
+    causal_past = _causal(causal_ptr, BLOCK_W + BLOCK_T, T, OF_PAST, BLOCK_T, BLOCK_W)
+    causal_new = _causal(causal_ptr + BLOCK_W, BLOCK_W + BLOCK_T, T, OF_NEW, BLOCK_T, BLOCK_T)
     if PLANES == 2:
-        causal_ptr += stride_causal_plane
-        low_past = _causal(causal_ptr, stride_causal_token, T, OF_PAST, BLOCK_T, BLOCK_W)
-        low_new = _causal(causal_ptr + BLOCK_W, stride_causal_token, T, OF_NEW, BLOCK_T, BLOCK_J)
+        causal_ptr += PLANE
+        low_past = _causal(causal_ptr, BLOCK_W + BLOCK_T, T, OF_PAST, BLOCK_T, BLOCK_W)
+        low_new = _causal(causal_ptr + BLOCK_W, BLOCK_W + BLOCK_T, T, OF_NEW, BLOCK_T, BLOCK_T)
     NEW: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, NEW))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, NEW))
@@ -206,7 +202,7 @@ def _state_update_kernel(
     wait_for_state(IN_SHARED)
     y = read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
     past_rows = _x_rows(x_past, WARPS)
-    new_rows = _x_rows(padded_rows(x_new, BLOCK_J), WARPS)
+    new_rows = _x_rows(padded_rows(x_new, 16), WARPS)
     if PLANES == 2:
         within = product(past_rows, _causal_columns(low_past, WARPS), zero)
         within = product(new_rows, _causal_columns(low_new, WARPS), within)
@@ -260,7 +256,7 @@ def _state_update_kernel(
 @jit
 def _causal(
     ptr,
-    stride_token,
+    STRIDE: tl.constexpr,
     T: tl.constexpr,
     LAYOUT: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -270,7 +266,7 @@ def _causal(
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, LAYOUT))
     column = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))
     return gl.load(
-        ptr + token[:, None] * stride_token + column[None, :],
+        ptr + token[:, None] * STRIDE + column[None, :],
         mask=(token < T)[:, None],
         other=0.0,
     )
@@ -285,9 +281,11 @@ def _x_rows(x, WARPS: tl.constexpr):
 
 @jit
 def _causal_columns(causal, WARPS: tl.constexpr):
-    """Return a part of the causal matrix as the columns of a product with x."""
+    """Return a part of the causal matrix as the columns of a product with x, 16 rows or more."""
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, product_layout(WARPS), 2)
-    return gl.convert_layout(gl.permute(causal, [1, 0]), COLUMNS, assert_trivial=True)
+    ROWS: tl.constexpr = max(causal.shape[1], 16)
+    rows = padded_rows(gl.permute(causal, [1, 0]), ROWS)
+    return gl.convert_layout(rows, COLUMNS, assert_trivial=True)
 
 
 def state_update(
@@ -313,7 +311,7 @@ def state_update(
     block = launch.block_head_dim
     block_n, element = triton.next_power_of_2(shape.state_dim), cache.state.element_size()
     in_shared = launch.in_shared and shape.state_dim * element % 4 == 0  # as cp.async copies
-    warps = min(launch.num_warps, most_warps(block_n, 8 * element)) if in_shared else 1
+    warps = min(launch.num_warps, most_warps(block_n, 8 * element, tokens)) if in_shared else 1
     grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _state_update_kernel[grid](
         scratch.conv_out,
@@ -333,7 +331,6 @@ def state_update(
         scratch.conv_out.stride(0),
         scratch.conv_out.stride(1),
         *scratch.read_c.stride()[:3],
-        *scratch.causal.stride()[:4],
         *scratch.decay.stride()[:2],
         *scratch.fold_weight.stride()[:2],
         scratch.fold_decay.stride(0),
@@ -358,7 +355,6 @@ def state_update(
         EARLY_B=launch.early_b,
         BLOCK_P=block,
         BLOCK_T=padded_tokens(tokens),
-        BLOCK_J=PADDED_TOKENS,
         BLOCK_W=padded_window(window),
         BLOCK_N=block_n,
         WARPS=warps,

@@ -96,7 +96,7 @@ class Scratch:
 
     Precompute → state update. read_c: (rows, G, T, N), C as the state is multiplied by it: act, but
     fp16 where the state is fp16 and the activations bf16, each token's C then times a power of two
-    that brings it into range. causal: (rows, H, planes, T, W' + 16), the causal matrix over history
+    that brings it into range. causal: (rows, H, planes, T, W' + T'), the causal matrix over history
     then new tokens; column j < W is history token j, column W' + j the launch's token j, the others
     are 0, with W' the window padded to a power of two (`graphrt.memory.padded_window`). One fp32
     plane; with bf16 activations two bf16 planes, the matrix rounded and what that left. decay:

@@ -162,7 +162,7 @@ def test_an_architecture_reads_its_own_table(
         },
         "choice": {
             "conv1d": {"block_channels": 256, "num_warps": 8},
-            "precompute": {"block_heads": 2, "num_warps": 2},
+            "precompute": {"block_heads": 2, "num_warps": 2, "rows_ahead": 32},
             "state_update": {
                 "block_head_dim": 32,
                 "num_warps": 2,

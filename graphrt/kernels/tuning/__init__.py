@@ -42,10 +42,14 @@ class Conv1dLaunch:
 
 @dataclass(frozen=True, slots=True)
 class PrecomputeLaunch:
-    """precompute: heads of one group that a program handles (a power of 2), warps."""
+    """precompute: heads of one group that a program handles (a power of 2), warps.
+
+    rows_ahead: the launch's first rows whose states it asks for in L2, from sm_90 on.
+    """
 
     block_heads: int
     num_warps: int
+    rows_ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,9 @@ class StateUpdateLaunch:
     """state update: the rows of P of one head that a program handles, and its warps.
 
     block_head_dim: a power of 2, 16 or more. num_warps: they share a fold's columns of N, if there
-    are as many. in_shared: the state waits for the launch in shared memory, not in registers.
-    early_b: what a fold multiplies by is loaded with all the rest, not when its time comes.
-    max_registers: a thread may use.
+    are as many and no more than 8 tokens. in_shared: the state waits for the launch in shared
+    memory, not in registers. early_b: what a fold multiplies by is loaded with all the rest, not
+    when its time comes. max_registers: a thread may use.
     """
 
     block_head_dim: int
