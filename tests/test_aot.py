@@ -121,10 +121,10 @@ def test_each_kernel_waits_and_signals_where_the_chain_says(
     built = build(RANK, links, 32, capability)
     conv1d, first, second = links.conv1d, links.precompute, links.state_update
     expected = {  # (launched with PDL, waits, signals)
-        "advance": (False, 0, 0),
+        "advance": (False, 0, int(conv1d)),
         "conv1d": (conv1d, int(conv1d), int(first)),
         "precompute": (first, int(first), int(second)),
-        "state_update": (second, int(second), 0),
+        "state_update": (second, int(second), int(conv1d)),
     }
     for stage, kernel in built.items():
         waits, signals = indices(kernel.sass, "ACQBULK"), indices(kernel.sass, "PREEXIT")
@@ -142,8 +142,10 @@ def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLin
 @pytest.mark.parametrize("capability", [90, 100])
 def test_signals_come_before_anything_else_touches_memory(capability: int) -> None:
     for stage, links in (
+        ("advance", ALL),
         ("conv1d", INNER),  # not linked itself: it has no wait to signal behind
         ("precompute", ALL),
+        ("state_update", ALL),
     ):
         sass = build(RANK, links, 32, capability)[stage].sass
         touching = indices(sass, "LDG", "STG", "LDGSTS", "ACQBULK")

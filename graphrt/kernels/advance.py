@@ -12,7 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from graphrt.config import PdlLinks
 from graphrt.kernels.compiled import Compiled
+from graphrt.kernels.pdl import signal_consumer
 from graphrt.kernels.row_cursors import (
     COLUMNS,
     CONV_POS,
@@ -57,8 +59,10 @@ def _advance_kernel(
     WINDOW: tl.constexpr,
     RING_ROWS: tl.constexpr,
     CONV_RING_ROWS: tl.constexpr,
+    SIGNAL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    signal_consumer(SIGNAL)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
     live = slot >= 0
@@ -116,12 +120,14 @@ def advance(
     window: int,
     ring_rows: int,
     conv_rows: int,
+    links: PdlLinks,
 ) -> Compiled:
     """Commit ``cursors.accepted`` for the slots of this launch; mutates every cursor.
 
     slot_ids: (rows,) int32, -1 is padding and touches nothing. ``accepted`` is read, clamped to
     0 … last T (``clamped`` tells the host) and reset to 0, so a forgotten write commits nothing.
     row_cursors: (rows, 8) int64, `Scratch.row_cursors`, overwritten for every row of the launch.
+    links: a linked conv1d may start, and wait, while this runs.
     """
     rows = slot_ids.shape[0]
     # The rows of a single warp are put in order without a barrier.
@@ -143,6 +149,7 @@ def advance(
         WINDOW=window,
         RING_ROWS=ring_rows,
         CONV_RING_ROWS=conv_rows,
+        SIGNAL=links.conv1d,
         BLOCK=block,
         num_warps=block // _ROWS_OF_A_WARP,
     )

@@ -161,6 +161,7 @@ def chain_launches(
             window=config.window,
             ring_rows=config.ring_rows,
             conv_rows=config.conv_ring_rows,
+            links=links,
         )
         conv1d.conv1d(*stage, links=links, launch=launch.conv1d)
         precompute.precompute(

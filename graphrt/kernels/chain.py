@@ -10,7 +10,7 @@ under Triton's interpreter, which is how machines without a GPU test them).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -77,18 +77,17 @@ class BoundChain:
     def advance(self) -> None:
         """Commit the accepted counts of the slots' last launches; once a launch, before layers."""
         config = self._config
-        run = advance_kernels.advance if self._use_kernels else reference.advance_reference
-        self._keep(
-            run(
-                self.slot_ids,
-                self._cache.cursors,
-                self._scratch.row_cursors,
-                tokens=self.tokens,
-                window=config.window,
-                ring_rows=config.ring_rows,
-                conv_rows=config.conv_ring_rows,
-            )
-        )
+        given = (self.slot_ids, self._cache.cursors, self._scratch.row_cursors)
+        sizes: dict[str, Any] = {
+            "tokens": self.tokens,
+            "window": config.window,
+            "ring_rows": config.ring_rows,
+            "conv_rows": config.conv_ring_rows,
+        }
+        if self._use_kernels:
+            self._keep(advance_kernels.advance(*given, **sizes, links=self._links))
+        else:
+            reference.advance_reference(*given, **sizes)
 
     def accept(self, counts: Tensor) -> None:
         """Write ``accepted[slot_ids[row]] = counts[row]`` for the live among the first rows.

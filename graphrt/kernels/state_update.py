@@ -34,7 +34,7 @@ from graphrt.kernels.fragments import (
     x_layout,
 )
 from graphrt.kernels.gluon import gl, jit
-from graphrt.kernels.pdl import wait_for_producer
+from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.products import product
 from graphrt.kernels.ptx import exp, loads_stay_ahead
 from graphrt.kernels.read_out import read_out
@@ -106,6 +106,7 @@ def _state_update_kernel(
     HAS_Z: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     WAIT: tl.constexpr,
+    SIGNAL: tl.constexpr,
     IN_SHARED: tl.constexpr,
     EARLY_B: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -114,6 +115,7 @@ def _state_update_kernel(
     BLOCK_N: tl.constexpr,
     WARPS: tl.constexpr,
 ):
+    signal_consumer(SIGNAL)
     line = gl.program_id(1).to(gl.int64)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     head = gl.program_id(0) // P_BLOCKS
@@ -351,6 +353,7 @@ def state_update(
         HAS_Z=z is not None,
         STOCHASTIC=stochastic,
         WAIT=links.state_update,
+        SIGNAL=links.conv1d,
         IN_SHARED=in_shared,
         EARLY_B=launch.early_b,
         BLOCK_P=block,

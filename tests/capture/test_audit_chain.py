@@ -334,7 +334,7 @@ def test_an_early_access_to_another_tensor_s_argument_is_convicted() -> None:
     assert {(f.rule, f.argument) for f in races} == {(Rule.EARLY_LOAD, "conv_out_ptr")}
 
 
-@pytest.mark.parametrize("stage", ["conv1d", "precompute"])
+@pytest.mark.parametrize("stage", ["advance", "conv1d", "precompute", "state_update"])
 def test_without_its_signal_a_kernel_loses_its_overlap_and_is_no_race(stage: str) -> None:
     lines = [line for line in lines_of(stage) if "launch_dependents" not in line]
     verdict = verdict_on(stage, lines)

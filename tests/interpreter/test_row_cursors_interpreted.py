@@ -53,7 +53,7 @@ def test_a_launch_of_many_rows(count: int) -> None:
 def test_a_kernel_that_leaves_out_a_column_is_refused(
     column: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaving_out(slot_ids: Tensor, cursors: Any, rows: Tensor, **sizes: int) -> object:
+    def leaving_out(slot_ids: Tensor, cursors: Any, rows: Tensor, **sizes: Any) -> object:
         before = rows[:, column].clone()
         compiled = advance(slot_ids, cursors, rows, **sizes)
         rows[:, column] = before
@@ -114,7 +114,7 @@ def test_no_launch_reads_rows_that_an_earlier_one_left() -> None:
 
 
 def test_an_advance_that_forgets_a_row_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetting(slot_ids: Tensor, cursors: Any, rows: Tensor, **sizes: int) -> object:
+    def forgetting(slot_ids: Tensor, cursors: Any, rows: Tensor, **sizes: Any) -> object:
         before = rows[0].clone()
         compiled = advance(slot_ids, cursors, rows, **sizes)
         rows[0] = before

@@ -28,10 +28,10 @@ def empty_layer(links: PdlLinks) -> None:
     """Launch three kernels that do nothing, linked like a layer of the chain."""
     linked = (links.conv1d, links.precompute, links.state_update)
     for place, wait in enumerate(linked):
-        # Like conv1d, the first signals after its wait.
+        # Like conv1d, the first signals after its wait; like the state update, the last signals it.
         _empty_kernel[(1,)](
             WAIT=wait,
-            SIGNAL=place + 1 < len(linked) and linked[place + 1],
+            SIGNAL=linked[(place + 1) % len(linked)],
             SIGNAL_FIRST=place > 0 or not wait,
             num_warps=1,
             launch_pdl=wait,

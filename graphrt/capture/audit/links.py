@@ -104,10 +104,10 @@ class Link:
     """What the audit holds one kernel to.
 
     programmatic: the kernel is linked to the one before it, so it must wait. signals: the next one
-    is linked to it, and is no entry, which needs no signal. reads, writes: the declared arguments
-    and their tensors. written, read: of those arguments the ones whose tensor a stage upstream
-    writes, or reads, with the stages that may still be running when this one starts; of an entry
-    all but its constants. older, entry: see `Stage`.
+    is linked to it, which behind the last stage is the entry of the next layer. reads, writes: the
+    declared arguments and their tensors. written, read: of those arguments the ones whose tensor a
+    stage upstream writes, or reads, with the stages that may still be running when this one starts;
+    of an entry all but its constants. older, entry: see `Stage`.
     """
 
     stage: str
@@ -161,7 +161,7 @@ def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, L
             stage.name,
             stage.kernel,
             stage.name in linked,
-            any(each.name in linked and not each.entry for each in stages[index + 1 : index + 2]),
+            any(each.name in linked for each in _followers(stages, index)),
             dict(stage.reads),
             dict(stage.writes),
             written,
@@ -184,6 +184,11 @@ def _check_constants(stage: Stage, stages: Sequence[Stage]) -> None:
                 "take it out",
             )
         )
+
+
+def _followers(stages: Sequence[Stage], index: int) -> Sequence[Stage]:
+    """Return the stage behind stage ``index``; behind the last, which repeats, the entries."""
+    return stages[index + 1 : index + 2] or [stage for stage in stages if stage.entry]
 
 
 def _upstream(stages: Sequence[Stage], index: int, linked: Collection[str]) -> list[Stage]:
