@@ -10,9 +10,10 @@ several heads of one group, which share their C·B products (`graphrt.kernels.ca
 fixed point (`graphrt.kernels.decay`). For a j of the history the exponential is that from t back to
 the history's end times that from there to j, which a fold multiplies by too.
 
-All loads are on their way before a product or an exponential starts: those of the history before
-the wait, then those of what conv1d wrote. What dt alone is needed for is done while these come.
-Memory has little to do meanwhile, so the first rows' states can be asked for (`rows_ahead`).
+All loads are on their way before a product starts: those of the history before the wait, then those
+of what conv1d wrote. What dt alone is needed for is written to be done while these come, though
+ptxas may start it sooner. Memory has little to do meanwhile, so the first rows' states can be asked
+for (`rows_ahead`).
 """
 
 from __future__ import annotations

@@ -96,10 +96,11 @@ class Scratch:
 
     Precompute → state update. read_c: (rows, G, T, N), C as the state is multiplied by it: act, but
     fp16 where the state is fp16 and the activations bf16, each token's C then times a power of two
-    that brings it into range. causal: (rows, H, planes, T, W' + T'), the causal matrix over history
-    then new tokens; column j < W is history token j, column W' + j the launch's token j, the others
-    are 0, with W' the window padded to a power of two (`graphrt.memory.padded_window`). One fp32
-    plane; with bf16 activations two bf16 planes, the matrix rounded and what that left. decay:
+    that brings it into range. causal: (rows, H, planes, T, W' + T'), contiguous, the causal matrix
+    over history then new tokens; column j < W is history token j, column W' + j the launch's token
+    j, the others are 0, with W' and T' the window and the tokens padded to powers of two
+    (`graphrt.memory.padded_window`, `padded_tokens`). One fp32 plane; with bf16 activations two
+    bf16 planes, the matrix rounded and what that left. decay:
     (rows, H, T) fp32, from the checkpoint to each token, over the power of two in read_c.
     fold_weight: (rows, H, W') fp32, what a fold multiplies each history token by, and fold_decay:
     (rows, H) fp32, the state.
