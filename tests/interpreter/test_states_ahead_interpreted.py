@@ -20,7 +20,7 @@ from tests.helpers.rows import TINY
 CASE = replace(TINY, heads=6, groups=2, buckets=(4,), slots=5)
 
 
-@pytest.mark.parametrize("rows_ahead", [0, 2, 32])
+@pytest.mark.parametrize("rows_ahead", [0, 3, 32])
 def test_the_first_rows_states_are_asked_for(
     rows_ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,14 +38,15 @@ def test_the_first_rows_states_are_asked_for(
     monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: launch)
     monkeypatch.setattr(precompute, "ask_for_in_l2", ask_for_in_l2)
     driver = MirroredDriver(CASE)
-    rows_asked = 0
-    for _ in range(4):
+    rows_asked = rows_left_out = 0
+    for _ in range(8):
         asked.clear()
         driver.run(1)
         state = driver.cache.state  # [layers, slots, H, P, N]
-        slots = driver.cache.scratch(4, CASE.tokens).row_cursors[:rows_ahead, 0].tolist()
-        live = [slot for slot in slots if slot >= 0]
+        slots = driver.cache.scratch(4, CASE.tokens).row_cursors[:, 0].tolist()
+        live = [slot for slot in slots[:rows_ahead] if slot >= 0]
         rows_asked += len(live)
+        rows_left_out += sum(slot >= 0 for slot in slots[rows_ahead:])
         head = state[0, 0, 0].numel() * state.element_size()
         found = [at for begin, size in asked for at in range(begin, begin + size, head)]
         expected = [
@@ -56,4 +57,4 @@ def test_the_first_rows_states_are_asked_for(
         ]
         assert all(size % head == 0 for _, size in asked)
         assert sorted(found) == sorted(expected)
-    assert bool(rows_asked) == bool(rows_ahead)
+    assert bool(rows_asked) == (rows_ahead > 0) and bool(rows_left_out) == (rows_ahead < 32)
