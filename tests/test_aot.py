@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
+import torch
 
 from graphrt.config import PdlLinks
 from graphrt.kernels.ahead import STAGES, chain_launches
@@ -24,7 +25,8 @@ from graphrt.kernels.tuning import PrecomputeLaunch, StateUpdateLaunch, lookup
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import Case
-from tests.helpers.rows import BF16, FP16, RANK
+from tests.helpers.rows import BF16, FP16, FP32, RANK
+from tools.tune import PRECOMPUTE, label
 
 ALL = PdlLinks(conv1d=True, precompute=True, state_update=True)
 INNER = PdlLinks(conv1d=False, precompute=True, state_update=True)
@@ -292,11 +294,15 @@ def test_a_state_update_asks_for_everything_before_its_first_product(
     assert not [i for i in loads if first_product < i < first_store]
 
 
-@BUCKETS
+@pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("choice", [one for one in PRECOMPUTE if not one.rows_ahead], ids=label)
 def test_precompute_asks_for_everything_before_its_first_product(
-    bucket: int, capability: int
+    choice: PrecomputeLaunch, state: torch.dtype
 ) -> None:
-    sass = build(RANK, ALL, bucket, capability)["precompute"].sass
+    launch = replace(lookup(RANK.shape(), 1), precompute=choice)
+    config = replace(RANK, state_dtype=state).config("cpu")
+    precompute = chain_launches(config, RANK.tokens, launch, ALL)["precompute"]
+    sass = sass_instructions(precompute.compile(90))
     assert indices(sass, "LDG")[-1] < indices(sass, "HMMA")[0]
 
 
