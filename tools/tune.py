@@ -58,6 +58,7 @@ CONV1D = tuple(
     Conv1dLaunch(channels, warps)
     for channels, warps in ((32, 1), (64, 1), (64, 2), (128, 1), (256, 1), (128, 4), (256, 4))
 )
+# The first within NOISE of the best is taken.
 PRECOMPUTE = tuple(
     PrecomputeLaunch(heads, warps, rows_ahead)
     for rows_ahead in (32, 0)

@@ -8,8 +8,8 @@ is which j is open as long as B agrees, so a thread's columns lie together in me
 there, where a product numbers them (i, t, e).
 
 The matrices of a launch are contiguous, rows x heads x planes x T x (W' + T') elements with the
-launch's own T. So every sector of 32 bytes is written whole, none has to be fetched from memory to
-be completed, and offsets are known when the kernels are compiled.
+launch's own T. So every sector of 32 bytes is written whole, and offsets are known when the kernels
+are compiled.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def empty_layer(links: PdlLinks) -> None:
     """Launch three kernels that do nothing, linked like a layer of the chain."""
     linked = (links.conv1d, links.precompute, links.state_update)
     for place, wait in enumerate(linked):
-        # Like conv1d, the first signals after its wait; like the state update, the last signals it.
+        # Like conv1d, the first signals after its wait; the last signals the next layer's first.
         _empty_kernel[(1,)](
             WAIT=wait,
             SIGNAL=linked[(place + 1) % len(linked)],
