@@ -88,7 +88,8 @@ class PdlLinks:
 
     ``conv1d`` is the link into it from whatever kernel comes before: advance, the layer before, or
     one of the step's own, such as the input projection. ``precompute`` is the link conv1d →
-    precompute, ``state_update`` precompute → state update.
+    precompute, or the fused kernel that runs instead of it, ``state_update`` precompute → state
+    update.
     """
 
     conv1d: bool = True

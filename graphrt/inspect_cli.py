@@ -61,7 +61,7 @@ def demo_report() -> Report:
         )
     from graphrt.bench.workload import random_weights
     from graphrt.config import ChainShape, RuntimeConfig
-    from graphrt.kernels.links import STAGES, linked_stages
+    from graphrt.kernels.links import linked_stages
     from graphrt.runtime import DecodeRuntime
     from graphrt.step import ChainStep
 
@@ -72,12 +72,13 @@ def demo_report() -> Report:
     with DecodeRuntime(config) as runtime:
         runtime.capture(ChainStep(config, weights))
         captured = runtime.captured[0]
+        stages = captured.value.chain.stages
         return inspect_graph(
             captured.graph,
             captured.value.manifest,
             name="three layers of the chain",
-            stages=STAGES,
-            linked=linked_stages(config.pdl),
+            stages=stages,
+            linked=linked_stages(config.pdl, stages),
         )
 
 

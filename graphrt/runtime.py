@@ -28,7 +28,7 @@ from graphrt.declared import cache_manifest, chain_contract, graph_manifest
 from graphrt.errors import AcceptError, CaptureError, ConfigError, sentence
 from graphrt.host_queue import HostQueue
 from graphrt.kernels.chain import BoundChain, accept_counts
-from graphrt.kernels.links import STAGES, linked_stages
+from graphrt.kernels.links import linked_stages
 from graphrt.kernels.pdl import usable_links
 from graphrt.seeds import slot_seed
 from graphrt.slots import SlotTable
@@ -189,12 +189,13 @@ class DecodeRuntime:
         and there is no graph to read.
         """
         captured = self._graphs[bucket, self._tokens_of(tokens)]
+        stages = captured.value.chain.stages
         return inspect_graph(
             captured.graph,
             captured.value.manifest,
             name=captured.graph.name,
-            stages=STAGES,
-            linked=linked_stages(usable_links(self.config.pdl, self.config.device)),
+            stages=stages,
+            linked=linked_stages(usable_links(self.config.pdl, self.config.device), stages),
         )
 
     # --- slots -------------------------------------------------------------------------------

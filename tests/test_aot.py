@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from graphrt.config import PdlLinks
-from graphrt.kernels.ahead import STAGES, chain_launches
+from graphrt.kernels.ahead import chain_launches
 from graphrt.kernels.assembly import (
     Instruction,
     ptx_instructions,
@@ -21,12 +21,13 @@ from graphrt.kernels.assembly import (
     sass_instructions,
     waits_at_exit,
 )
-from graphrt.kernels.tuning import PrecomputeLaunch, StateUpdateLaunch, lookup
+from graphrt.kernels.links import stages_of
+from graphrt.kernels.tuning import FusedLaunch, PrecomputeLaunch, StateUpdateLaunch, lookup
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import Case
 from tests.helpers.rows import BF16, FP16, FP32, RANK
-from tools.tune import PRECOMPUTE, label
+from tools.tune import FUSED, PRECOMPUTE, label
 
 ALL = PdlLinks(conv1d=True, precompute=True, state_update=True)
 INNER = PdlLinks(conv1d=False, precompute=True, state_update=True)
@@ -44,6 +45,7 @@ WRITTEN_UPSTREAM = {
         *("conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"),
         *("fold_weight_ptr", "fold_decay_ptr"),
     },
+    "fused": {"conv_out_ptr"},
 }
 # What the kernels before may still be reading until the wait, other rows of it or these.
 READ_UPSTREAM = {
@@ -53,7 +55,9 @@ READ_UPSTREAM = {
         *("conv_out_ptr", "read_c_ptr", "causal_ptr", "decay_ptr"),
         *("fold_weight_ptr", "fold_decay_ptr", "b_ring_ptr"),
     },
+    "fused": {"conv_out_ptr"},
 }
+SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ class Built:
 
 
 @cache
-def build(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
+def build(
+    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
+) -> dict[str, Built]:
+    """Return the kernels of a chain, of the pair or with the fused kernel instead of it."""
     built = {}
-    for stage, launch in recorded_launches(case, links, bucket).items():
+    for stage, launch in recorded_launches(case, links, bucket, fused).items():
         compiled = launch.compile(capability)
         built[stage] = Built(
             sass_instructions(compiled),
@@ -79,8 +86,14 @@ def build(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str
             resource_usage(compiled),
             bool(launch.keywords.get("launch_pdl", False)),
         )
-    assert list(built) == list(STAGES)
+    assert list(built) == [stage.name for stage in stages_of(fused=fused is not None)]
     return built
+
+
+def build_both(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
+    """Return the kernels of both chains. fused: with small tiles in the smallest bucket."""
+    one = build(case, links, bucket, capability, SMALL if bucket == 1 else LARGE)
+    return build(case, links, bucket, capability) | {"fused": one["fused"]}
 
 
 def indices(instructions: list[Instruction], *opcodes: str) -> list[int]:
@@ -120,13 +133,14 @@ BUCKETS = pytest.mark.parametrize(
 def test_each_kernel_waits_and_signals_where_the_chain_says(
     capability: int, links: PdlLinks
 ) -> None:
-    built = build(RANK, links, 32, capability)
+    built = build_both(RANK, links, 32, capability)
     conv1d, first, second = links.conv1d, links.precompute, links.state_update
     expected = {  # (launched with PDL, waits, signals)
         "advance": (False, 0, int(conv1d)),
         "conv1d": (conv1d, int(conv1d), int(first)),
         "precompute": (first, int(first), int(second)),
         "state_update": (second, int(second), int(conv1d)),
+        "fused": (first, int(first), int(conv1d)),
     }
     for stage, kernel in built.items():
         waits, signals = indices(kernel.sass, "ACQBULK"), indices(kernel.sass, "PREEXIT")
@@ -135,7 +149,7 @@ def test_each_kernel_waits_and_signals_where_the_chain_says(
 
 @CHAINS
 def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLinks) -> None:
-    for stage, kernel in build(RANK, links, 32, capability).items():
+    for stage, kernel in build_both(RANK, links, 32, capability).items():
         once = {1} if kernel.is_linked else {0}
         assert waits_at_exit(kernel.sass) == once, stage
         assert waits_at_exit(kernel.ptx) == once, stage
@@ -148,8 +162,9 @@ def test_signals_come_before_anything_else_touches_memory(capability: int) -> No
         ("conv1d", INNER),  # not linked itself: it has no wait to signal behind
         ("precompute", ALL),
         ("state_update", ALL),
+        ("fused", ALL),
     ):
-        sass = build(RANK, links, 32, capability)[stage].sass
+        sass = build_both(RANK, links, 32, capability)[stage].sass
         touching = indices(sass, "LDG", "STG", "LDGSTS", "ACQBULK")
         assert indices(sass, "PREEXIT")[0] < touching[0], stage
 
@@ -186,7 +201,7 @@ def test_advance_leaves_no_cursor_in_l1(capability: int) -> None:
 def test_what_upstream_writes_is_touched_only_after_the_wait(
     stage: str, bucket: int, capability: int
 ) -> None:
-    kernel = build(RANK, ALL, bucket, capability)[stage]
+    kernel = build_both(RANK, ALL, bucket, capability)[stage]
     seen = {access.argument for access in kernel.accesses if access.kind == "load"}
     assert WRITTEN_UPSTREAM[stage] <= seen, "the test looks at tensors the kernel does not read"
     for access in kernel.accesses:
@@ -205,7 +220,7 @@ def test_ptxas_moves_no_load_or_store_across_the_wait(
     ptxas may drop accesses, the second of two equal loads, so there can be fewer. Of a whole number
     that the kernel casts to 32 bits it loads the lower half alone.
     """
-    kernel = build(RANK, ALL, bucket, capability)[stage]
+    kernel = build_both(RANK, ALL, bucket, capability)[stage]
     in_ptx = Counter((a.kind, a.nbytes, a.waits) for a in kernel.accesses)
     in_sass = Counter(
         ("store" if i.has("STG") else "load", sass_bytes(i), frozenset(i.waits))
@@ -231,7 +246,7 @@ def test_no_multiplication_and_addition_become_one(bucket: int, capability: int)
     Seen on an H200 in fp32: two launch configurations, 27 of 768 outputs. Those of the logarithm,
     which flush subnormals, are the same in every configuration.
     """
-    for stage, kernel in build(RANK, ALL, bucket, capability).items():
+    for stage, kernel in build_both(RANK, ALL, bucket, capability).items():
         contracted = [i.text for i in kernel.ptx if i.opcode == "fma.rn.f32"]
         assert not contracted, stage
 
@@ -254,18 +269,18 @@ DTYPES = {
 def test_nothing_spills_and_the_state_moves_in_128_bits(
     case: Case, bucket: int, capability: int
 ) -> None:
-    built = build(case, ALL, bucket, capability)
+    built = build_both(case, ALL, bucket, capability)
     for stage, kernel in built.items():
         assert not indices(kernel.sass, "LDL", "STL"), f"{stage} spills"
         assert (kernel.usage["STACK"], kernel.usage["LOCAL"]) == (0, 0), stage
-    update = built["state_update"]
-    widths = {(a.kind, a.nbytes) for a in update.accesses if a.argument == "state_ptr"}
-    assert widths == {("load", 16), ("store", 16)}
-    loads = [a for a in update.accesses if a.argument == "state_ptr" and a.kind == "load"]
-    sides = {a.waits for a in loads}
-    assert sides == {frozenset({0})}, "the state is not asked for before the wait"
-    wide = [i for i in update.sass if i.has("LDG.E.128", "LDGSTS.E.BYPASS.128")]
-    assert len([i for i in wide if frozenset(i.waits) in sides]) >= len(loads) > 0
+    for update in (built["state_update"], built["fused"]):
+        widths = {(a.kind, a.nbytes) for a in update.accesses if a.argument == "state_ptr"}
+        assert widths == {("load", 16), ("store", 16)}
+        loads = [a for a in update.accesses if a.argument == "state_ptr" and a.kind == "load"]
+        sides = {a.waits for a in loads}
+        assert sides == {frozenset({0})}, "the state is not asked for before the wait"
+        wide = [i for i in update.sass if i.has("LDG.E.128", "LDGSTS.E.BYPASS.128")]
+        assert len([i for i in wide if frozenset(i.waits) in sides]) >= len(loads) > 0
 
 
 @pytest.mark.parametrize(("state_dim", "shared"), [(17, False), (18, True), (16, True)])
@@ -304,6 +319,34 @@ def test_precompute_asks_for_everything_before_its_first_product(
     precompute = chain_launches(config, RANK.tokens, launch, ALL)["precompute"]
     sass = sass_instructions(precompute.compile(90))
     assert indices(sass, "LDG")[-1] < indices(sass, "HMMA")[0]
+
+
+@pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("choice", [one for one in FUSED if one], ids=label)
+def test_fused_asks_for_the_state_first_and_for_everything_before_its_first_product(
+    choice: FusedLaunch, state: torch.dtype
+) -> None:
+    """The state comes from farthest away, whatever a program's addresses take to make."""
+    kernel = build(replace(RANK, state_dtype=state), ALL, 1, 90, choice)["fused"]
+    sass = kernel.sass
+    first_product = indices(sass, "HMMA")[0]
+    first_store = next(i for i in indices(sass, "STG") if i > first_product)  # y
+    loads = indices(sass, "LDG", "LDGSTS")
+    assert not [i for i in loads if first_product < i < first_store]
+    by_argument = [a.argument for a in kernel.accesses if a.kind == "load"]
+    assert by_argument.index("state_ptr") < by_argument.index("b_ring_ptr")
+    wide = [i for i in sass if i.has("LDG.E.128", "LDG.E.64", "LDGSTS.E.BYPASS.128")]
+    state_loads = indices(sass, "LDGSTS") if choice.in_shared else indices(sass, "LDG.E.128")
+    assert state_loads[0] < indices(sass, "ACQBULK")[0]
+    assert wide[0].has("LDGSTS") or not choice.in_shared or wide[0].has("LDG.E.64")
+
+
+@pytest.mark.parametrize(("choice", "turned"), [(SMALL, True), (FusedLaunch(16, 4, True), False)])
+def test_a_fold_of_one_warp_turns_b_and_loads_none(choice: FusedLaunch, turned: bool) -> None:
+    kernel = build(RANK, ALL, 1, 90, choice)["fused"]
+    sides = {a.waits for a in kernel.accesses if a.argument == "b_ring_ptr" and a.kind == "load"}
+    assert bool(indices(kernel.sass, "MOVM")) is turned
+    assert sides == {frozenset({0})} if turned else {frozenset({0}), frozenset({1})}
 
 
 @BUCKETS

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,11 @@ from graphrt.bench import conditions
 from graphrt.capture import space
 from graphrt.capture.driver import Edge
 from graphrt.capture.graph import RecordedGraph
+from graphrt.kernels.links import StageAccess, stages_of
 from tools import gpu_report
 from tools.gpu import host, links, sanitizer, small_chain
 from tools.gpu.host import interleaved
-from tools.gpu.links import LINKS, check_chain
+from tools.gpu.links import check_chain
 from tools.gpu.report import run_section
 from tools.gpu.settings import Settings
 
@@ -27,17 +29,38 @@ CPU = torch.device("cpu")
 
 # --- links ---------------------------------------------------------------------------------------
 
-NAMES = dict(enumerate(["_advance_kernel", *(2 * [*LINKS[0], LINKS[1][1]])]))
+PAIR, FUSED = stages_of(fused=False), stages_of(fused=True)
 
 
-def edges_of(linked: bool) -> list[Edge]:
-    return [Edge(node, node + 1, int(linked), 0, int(linked)) for node in range(6)]
+def names_of(stages: Sequence[StageAccess]) -> dict[int, str]:
+    once, *layer = (stage.kernel for stage in stages)
+    return dict(enumerate([once, *layer, *layer]))
+
+
+NAMES = names_of(PAIR)
+
+
+def edges_of(linked: bool, links: int = 6) -> list[Edge]:
+    return [Edge(node, node + 1, int(linked), 0, int(linked)) for node in range(links)]
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_links_that_are_as_they_should_be(linked: bool) -> None:
-    assert check_chain(NAMES, edges_of(linked), 2, linked=linked) == []
-    assert len(check_chain(NAMES, edges_of(not linked), 2, linked=linked)) == 4
+@pytest.mark.parametrize(("stages", "links"), [(PAIR, 6), (FUSED, 4)], ids=["pair", "fused"])
+def test_links_that_are_as_they_should_be(
+    stages: Sequence[StageAccess], links: int, linked: bool
+) -> None:
+    names = names_of(stages)
+    assert check_chain(names, edges_of(linked, links), stages, 2, linked=linked) == []
+    wrong = check_chain(names, edges_of(not linked, links), stages, 2, linked=linked)
+    assert len(wrong) == len(stages)  # the links of a layer, and two into conv1d
+
+
+@pytest.mark.parametrize(("stages", "others"), [(PAIR, FUSED), (FUSED, PAIR)])
+def test_a_graph_of_the_other_chain_is_refused(
+    stages: Sequence[StageAccess], others: Sequence[StageAccess]
+) -> None:
+    names = names_of(others)
+    assert check_chain(names, edges_of(True, len(names) - 1), stages, 2, linked=True)
 
 
 def test_links_that_are_not() -> None:
@@ -50,9 +73,9 @@ def test_links_that_are_not() -> None:
         ([*edges, Edge(0, 2, 2, 0, 0)], "not a full dependency"),
         (edges[:-1], "in order"),
     ):
-        assert any(said in failure for failure in check_chain(NAMES, spoiled, 2, linked=True))
+        assert any(said in failure for failure in check_chain(NAMES, spoiled, PAIR, 2, linked=True))
     names = NAMES | {3: "<memcpy>"}
-    assert check_chain(names, edges, 2, linked=True)
+    assert check_chain(names, edges, PAIR, 2, linked=True)
 
 
 @pytest.mark.parametrize("found_off", [True, False])

@@ -6,10 +6,10 @@
 
 Every kernel of the search is compiled first, by parallel processes that share Triton's cache. Then,
 key by key, one stage after the other with what was best so far: the state update and precompute in
-the pair, conv1d in the chain, by the timing contract of graphrt.bench on caches that exceed L2 less
-often. The winner passes the gate and is timed by the whole contract before it is written, the table
-after every key. Of choices within the noise of the best the first is taken: the current choice,
-then the smaller.
+the pair, the fused kernel instead of both and conv1d in the chain, by the timing contract of
+graphrt.bench on caches that exceed L2 less often. The winner passes the gate and is timed by the
+whole contract before it is written, the table after every key. Of choices within the noise of the
+best the first is taken: the current choice, then the smaller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from graphrt.bench.cli import parse_shape
 from graphrt.bench.conditions import conditions
 from graphrt.bench.gate import check_chain
 from graphrt.bench.jsonfile import write_json
-from graphrt.bench.stages import PAIR, STAGES, Stage, chosen_launch, stage_calls
+from graphrt.bench.stages import (
+    PAIR,
+    Stage,
+    after_conv1d,
+    chosen_launch,
+    layer_stages,
+    stage_calls,
+)
 from graphrt.bench.timing import Timed, Work, marginal_times
 from graphrt.bench.workload import Effort, Workload
 from graphrt.config import resolve_device
@@ -42,6 +49,7 @@ from graphrt.errors import GraphrtError
 from graphrt.kernels.tuning import (
     ChainLaunch,
     Conv1dLaunch,
+    FusedLaunch,
     Key,
     PrecomputeLaunch,
     StateUpdateLaunch,
@@ -74,12 +82,24 @@ STATE_UPDATE = tuple(
         (32, 1, IN_REGISTERS, LATE, 168),
     )
 )
-SEARCH: tuple[tuple[Stage, tuple[Stage, ...], tuple[Any, ...]], ...] = (
-    ("state_update", PAIR, STATE_UPDATE),
-    ("precompute", PAIR, PRECOMPUTE),
-    ("conv1d", STAGES, CONV1D),
+FUSED = (
+    None,  # the pair
+    *(
+        FusedLaunch(*choice)
+        for choice in (
+            *((16, 1, IN_REGISTERS), (16, 1, IN_SHARED), (32, 1, IN_SHARED)),
+            *((16, 4, IN_SHARED), (32, 1, IN_REGISTERS), (32, 1, IN_SHARED, 168)),
+        )
+    ),
 )
-"""The stage that varies, the stages that are timed with it, its configurations."""
+SEARCH: dict[Stage, tuple[Any, ...]] = {
+    "state_update": STATE_UPDATE,
+    "precompute": PRECOMPUTE,
+    "fused": FUSED,
+    "conv1d": CONV1D,
+}
+"""The stages in the order in which they are searched, and their configurations."""
+STAGES = tuple(SEARCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +153,16 @@ def search(
     work = Workload(case, device, brief)
     launch = chosen_launch(work)
     tried: dict[str, dict[str, float]] = {}
-    for stage, together, choices in SEARCH:
+    for stage, choices in SEARCH.items():
         if stage not in stages:
             continue
         current = getattr(launch, stage)
         runs: dict[str, Timed] = {}
         named = {label(choice): choice for choice in unique((current, *choices), case)}
         for name, choice in named.items():
-            calls = stage_calls(work, together, replace(launch, **{stage: choice}))
+            varied = replace(launch, **{stage: choice})
+            together = PAIR if stage in PAIR else layer_stages(varied)
+            calls = stage_calls(work, together, varied)
             if launches(name, calls[0]):
                 runs[name] = Timed(calls)
         if not runs:
@@ -150,11 +172,10 @@ def search(
         tried[stage] = {name: round(us, 3) for name, us in times.items()}
     del work, runs, calls
     work = Workload(case, device, effort)
-    calls = stage_calls(work, STAGES, launch)
+    calls = stage_calls(work, layer_stages(launch), launch)
     check_chain("tuned chain", work, lambda index: calls[index]())
-    final = marginal_times(
-        {"pair": Timed(stage_calls(work, PAIR, launch)), "chain": Timed(calls)}, device, effort
-    )
+    pair = stage_calls(work, after_conv1d(launch), launch)
+    final = marginal_times({"pair": Timed(pair), "chain": Timed(calls)}, device, effort)
     return Search(launch, final["pair"].us, final["chain"].us, tried)
 
 
@@ -182,9 +203,8 @@ def unique(choices: Iterable[Any], case: Case) -> list[Any]:
             1, shape.heads_per_group
         ):
             continue
-        if isinstance(choice, StateUpdateLaunch) and choice.block_head_dim > max(
-            16, shape.head_dim
-        ):
+        tiled = isinstance(choice, StateUpdateLaunch | FusedLaunch)
+        if tiled and choice.block_head_dim > max(16, shape.head_dim):
             continue
         if choice not in kept:
             kept.append(choice)
@@ -197,9 +217,10 @@ def compile_ahead(cases: Sequence[Case], jobs: int, stages: Sequence[Stage]) -> 
     work = [
         (case, stage, index)
         for case in kinds
-        for stage, _, choices in SEARCH
+        for stage in SEARCH
         if stage in stages
-        for index in range(len(choices))
+        for index, choice in enumerate(SEARCH[stage])
+        if choice is not None
     ]
     begin = time.perf_counter()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -210,10 +231,9 @@ def compile_ahead(cases: Sequence[Case], jobs: int, stages: Sequence[Stage]) -> 
 def _compile(job: tuple[Case, Stage, int]) -> int:
     """Launch one configuration once, so that it is in Triton's cache; return 1 if it cannot be."""
     case, stage, index = job
-    choices = next(choices for name, _, choices in SEARCH if name == stage)
     work = Workload(case, resolve_device(None), replace(Effort.quick(), calls=1, most_calls=1))
     try:
-        launch = replace(chosen_launch(work), **{stage: choices[index]})
+        launch = replace(chosen_launch(work), **{stage: SEARCH[stage][index]})
         stage_calls(work, (stage,), launch)[0]()
         torch.cuda.synchronize()
     except Exception:  # the search says what it leaves out
@@ -244,6 +264,10 @@ def write_entry(path: Path, arch: str, entry: dict[str, Any]) -> None:
     if path.is_file():
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
     key = Key(**entry["key"])
+    for old in entries:
+        if Key(**old["key"]) == key:  # stages that were not searched again keep what was tried
+            measured = entry["measured_us"]
+            measured["tried"] = old["measured_us"]["tried"] | measured["tried"]
     entries = [old for old in entries if Key(**old["key"]) != key] + [entry]
     entries.sort(key=lambda e: tuple(str(value).zfill(8) for value in e["key"].values()))
     write_json({"arch": arch, "entries": entries}, path)
@@ -251,6 +275,8 @@ def write_entry(path: Path, arch: str, entry: dict[str, Any]) -> None:
 
 def label(choice: Any) -> str:
     """Return a configuration as the table's ``tried`` names it."""
+    if choice is None:
+        return "none"
     return ", ".join(f"{k}={v}" for k, v in asdict(choice).items() if v is not None)
 
 

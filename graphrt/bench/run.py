@@ -15,10 +15,10 @@ from graphrt.bench.gate import check_advance, check_chain
 from graphrt.bench.peers import PEERS, peers
 from graphrt.bench.stages import (
     PAIR,
-    PARTS,
     advance_calls,
     chain_calls,
     chosen_launch,
+    parts_of,
     stage_calls,
 )
 from graphrt.bench.timing import Timed, Timing, Work, marginal_times
@@ -92,9 +92,9 @@ def _measure(
 def our_contenders(work: Workload) -> list[Contender]:
     """Return the chain, its stages one by one and together, advance, and the whole launch."""
     chain, whole = chain_calls(work), chain_calls(work, advance=True)
-    parts = {name: stage_calls(work, stages) for name, stages in PARTS.items()}
+    parts = {name: stage_calls(work, s) for name, s in parts_of(chosen_launch(work)).items()}
     advance = advance_calls(work)
-    convolution, pair = stage_calls(work, ("conv1d",)), stage_calls(work, PAIR)
+    convolution = stage_calls(work, ("conv1d",))
 
     def check_whole() -> float:
         work.restore()
@@ -107,10 +107,7 @@ def our_contenders(work: Workload) -> list[Contender]:
 
         def run(index: int) -> None:
             convolution[index]()
-            if name == "pair":
-                pair[index]()
-                return
-            for stage in PAIR:
+            for stage in ("pair",) if name == "pair" else PAIR:
                 parts[stage][index]()
 
         return lambda: check_chain(name, work, run)

@@ -7,27 +7,55 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
+
+from graphrt.bench.cases import Case
 from graphrt.bench.workload import Call, Workload
 from graphrt.config import PdlLinks
 from graphrt.kernels import reference
 from graphrt.kernels.chain import BoundChain, runs_kernels
 from graphrt.kernels.conv1d import conv1d
+from graphrt.kernels.fused import fused
 from graphrt.kernels.pdl import usable_links
 from graphrt.kernels.precompute import precompute
 from graphrt.kernels.state_update import state_update
 from graphrt.kernels.tuning import ChainLaunch, architecture, find
 
-Stage = Literal["conv1d", "precompute", "state_update"]
-STAGES: tuple[Stage, ...] = ("conv1d", "precompute", "state_update")
+Stage = Literal["conv1d", "precompute", "state_update", "fused"]
 PAIR: tuple[Stage, ...] = ("precompute", "state_update")
 
-PARTS: dict[str, tuple[Stage, ...]] = {
-    "conv1d": ("conv1d",),
-    "precompute": ("precompute",),
-    "state_update": ("state_update",),
-    "pair": PAIR,
-}
-"""What is timed of the chain besides the whole, by name."""
+
+def after_conv1d(launch: ChainLaunch) -> tuple[Stage, ...]:
+    """Return the stages that follow conv1d: the pair, or the fused kernel instead of it."""
+    return PAIR if launch.fused is None else ("fused",)
+
+
+def layer_stages(launch: ChainLaunch) -> tuple[Stage, ...]:
+    """Return the stages of a layer."""
+    return ("conv1d", *after_conv1d(launch))
+
+
+LONGEST: tuple[Stage, ...] = ("state_update", "fused")
+"""The last stages of a layer, which take longest where a launch is not short."""
+
+
+def longest_stage(case: Case, device: torch.device) -> Stage:
+    """Return which of `LONGEST` the chain runs."""
+    return layer_stages(find(case.key(), architecture(device)))[-1]
+
+
+def parts_of(launch: ChainLaunch) -> dict[str, tuple[Stage, ...]]:
+    """Return what is timed of the chain besides the whole, by name.
+
+    The two kernels of the pair by themselves even where they are fused; ``pair`` is what the chain
+    runs.
+    """
+    return {
+        "conv1d": ("conv1d",),
+        "precompute": ("precompute",),
+        "state_update": ("state_update",),
+        "pair": after_conv1d(launch),
+    }
 
 
 def chosen_launch(work: Workload) -> ChainLaunch:
@@ -103,13 +131,23 @@ def _stages(
                 links=links,
                 launch=launch.state_update,
             )
+        if "fused" in stages and launch.fused is not None:
+            fused(
+                *given,
+                work.out,
+                shape=shape,
+                window=window,
+                stochastic=stochastic,
+                links=links,
+                launch=launch.fused,
+            )
 
     def twins() -> None:
         if "conv1d" in stages:
             reference.conv1d_reference(*twin)
-        if "precompute" in stages:
+        if "precompute" in stages or "fused" in stages:
             reference.precompute_reference(*twin, shape=shape, window=window)
-        if "state_update" in stages:
+        if "state_update" in stages or "fused" in stages:
             reference.state_update_reference(
                 *twin, work.out, shape=shape, window=window, stochastic=stochastic
             )

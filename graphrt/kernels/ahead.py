@@ -18,7 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from graphrt.cache import ReplayCache
 from graphrt.config import PdlLinks, RuntimeConfig
-from graphrt.kernels import advance, conv1d, precompute, state_update
+from graphrt.kernels import advance, conv1d, fused, precompute, state_update
 from graphrt.kernels.tensors import LayerInputs, LayerWeights
 from graphrt.kernels.tuning import ChainLaunch
 
@@ -27,9 +27,8 @@ _STAGES = {
     "conv1d": (conv1d, "_conv1d_kernel"),
     "precompute": (precompute, "_precompute_kernel"),
     "state_update": (state_update, "_state_update_kernel"),
+    "fused": (fused, "_fused_kernel"),
 }
-STAGES = tuple(_STAGES)
-"""The chain's kernels in the order of their launches."""
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -163,17 +162,14 @@ def chain_launches(
             conv_rows=config.conv_ring_rows,
             links=links,
         )
+        sizes: dict[str, Any] = {"shape": shape, "window": config.window, "links": links}
+        stochastic = config.rounding == "stochastic"
         conv1d.conv1d(*stage, links=links, launch=launch.conv1d)
-        precompute.precompute(
-            *stage, shape=shape, window=config.window, links=links, launch=launch.precompute
-        )
-        state_update.state_update(
-            *stage,
-            out,
-            shape=shape,
-            window=config.window,
-            stochastic=config.rounding == "stochastic",
-            links=links,
-            launch=launch.state_update,
-        )
+        if launch.fused is not None:
+            fused.fused(*stage, out, **sizes, stochastic=stochastic, launch=launch.fused)
+        else:
+            precompute.precompute(*stage, **sizes, launch=launch.precompute)
+            state_update.state_update(
+                *stage, out, **sizes, stochastic=stochastic, launch=launch.state_update
+            )
     return launches

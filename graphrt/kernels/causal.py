@@ -16,21 +16,13 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import padded_rows, whole_product_layout
 from graphrt.kernels.gluon import gl, jit
-from graphrt.kernels.products import product
+from graphrt.kernels.token_rows import of_tokens, products_with_b
 
 
 @jit
-def rows_of_c(c, V: tl.constexpr, WARPS: tl.constexpr):
-    """Return C [8 or 16 tokens, N] as the rows of a product."""
-    ROWS: tl.constexpr = gl.DotOperandLayout(0, whole_product_layout(WARPS), V)
-    return gl.convert_layout(padded_rows(c, 16), ROWS, assert_trivial=True)
-
-
-@jit
-def products_with_b(
-    c_rows, b, zero, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr, V: tl.constexpr,
+def causal_products(
+    c, b, zero, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr, V: tl.constexpr,
     WARPS: tl.constexpr,
 ):  # fmt: skip
     """Return C_t . B_j of every token t and b's tokens j, [BLOCK_T, b's tokens].
@@ -39,16 +31,10 @@ def products_with_b(
     """
     COLUMNS: tl.constexpr = b.shape[0]
     N: tl.constexpr = b.shape[1]
-    PRODUCT: tl.constexpr = whole_product_layout(WARPS)
     apart = gl.permute(gl.reshape(b, [4, COLUMNS // 8, 2, N]), [1, 0, 2, 3])
-    columns = gl.permute(gl.reshape(apart, [COLUMNS, N]), [1, 0])
-    columns = gl.convert_layout(columns, gl.DotOperandLayout(1, PRODUCT, V), assert_trivial=True)
-    products = product(c_rows, columns, gl.zeros([16, COLUMNS], gl.float32, PRODUCT) + zero)
-    if BLOCK_T == 8:
-        halves = gl.permute(gl.reshape(products, [2, 8, COLUMNS]), [1, 2, 0])
-        products, _ = gl.split(halves)
-    apart = gl.permute(gl.reshape(products, [BLOCK_T, COLUMNS // 8, 4, 2]), [0, 2, 1, 3])
-    products = gl.reshape(apart, [BLOCK_T, COLUMNS])
+    products = products_with_b(c, gl.reshape(apart, [COLUMNS, N]), zero, V, WARPS)
+    apart = gl.reshape(of_tokens(products, BLOCK_T), [BLOCK_T, COLUMNS // 8, 4, 2])
+    products = gl.reshape(gl.permute(apart, [0, 2, 1, 3]), [BLOCK_T, COLUMNS])
     return gl.convert_layout(products, gl.SliceLayout(0, LAYOUT), assert_trivial=True)
 
 

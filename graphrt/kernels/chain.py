@@ -3,6 +3,7 @@
 
     advance                                       once a launch
     → conv1d → precompute → state update          per layer; each arrow can be a PDL link
+    → conv1d → fused                              the same in fewer kernels, where it is faster
 
 On CUDA the stages are Triton kernels, on the CPU their PyTorch twins (and the kernels themselves
 under Triton's interpreter, which is how machines without a GPU test them).
@@ -21,6 +22,8 @@ from graphrt.kernels import advance as advance_kernels
 from graphrt.kernels import reference
 from graphrt.kernels.compiled import Compiled
 from graphrt.kernels.conv1d import conv1d
+from graphrt.kernels.fused import fused
+from graphrt.kernels.links import StageAccess, stages_of
 from graphrt.kernels.pdl import usable_links
 from graphrt.kernels.precompute import precompute
 from graphrt.kernels.state_update import state_update
@@ -74,6 +77,11 @@ class BoundChain:
         self._stochastic = config.rounding == "stochastic"
         self._use_kernels = runs_kernels(config.device)
 
+    @property
+    def stages(self) -> tuple[StageAccess, ...]:
+        """What the chain's kernels touch, in their order, as `graphrt.kernels.links` has it."""
+        return stages_of(fused=self._launch.fused is not None)
+
     def advance(self) -> None:
         """Commit the accepted counts of the slots' last launches; once a launch, before layers."""
         config = self._config
@@ -107,7 +115,7 @@ class BoundChain:
         self._keep(accept_counts(self.slot_ids[: len(counts)], counts, accepted))
 
     def layer(self, layer: int, inputs: LayerInputs, weights: LayerWeights, out: Tensor) -> None:
-        """Run one layer of the launch that `advance` began: conv1d, precompute, state update.
+        """Run one layer of the launch that `advance` began: `stages` but the first.
 
         out: (rows, T, H, P) activation dtype, any strides, overwritten in every row (zeros in
         padding). Mutates the layer's cache and the scratch. Raises ConfigError for a wrong shape
@@ -126,20 +134,15 @@ class BoundChain:
             return
         stage = (inputs, weights, cache, scratch)
         launch, links = self._launch, self._links
+        sizes: dict[str, Any] = {"shape": shape, "window": window, "links": links}
+        stochastic = self._stochastic
         self._keep(conv1d(*stage, links=links, launch=launch.conv1d))
+        if launch.fused is not None:
+            self._keep(fused(*stage, out, **sizes, stochastic=stochastic, launch=launch.fused))
+            return
+        self._keep(precompute(*stage, **sizes, launch=launch.precompute))
         self._keep(
-            precompute(*stage, shape=shape, window=window, links=links, launch=launch.precompute)
-        )
-        self._keep(
-            state_update(
-                *stage,
-                out,
-                shape=shape,
-                window=window,
-                stochastic=self._stochastic,
-                links=links,
-                launch=launch.state_update,
-            )
+            state_update(*stage, out, **sizes, stochastic=stochastic, launch=launch.state_update)
         )
 
     def _keep(self, compiled: Compiled) -> None:

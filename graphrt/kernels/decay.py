@@ -30,6 +30,12 @@ def fixed_steps(dt, a):
 
 
 @triton.jit
+def plus(a, b):
+    """Return a + b, what a prefix sum is made of."""
+    return a + b
+
+
+@triton.jit
 def decay_over(steps):
     """Return the decay over a sum of `fixed_steps`, fp32, in 0 … 1.
 

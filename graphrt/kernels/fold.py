@@ -14,8 +14,8 @@ from graphrt.kernels.fragments import (
     columns_from,
     columns_of_memory,
     columns_of_product,
+    octets_layout,
     product_layout,
-    quads_of,
     rows_of_memory,
     rows_of_product,
     state_layout,
@@ -23,6 +23,7 @@ from graphrt.kernels.fragments import (
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_in_bf16
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
+from graphrt.kernels.row_cursors import ring_row
 from graphrt.kernels.state_tile import state_columns
 
 
@@ -45,7 +46,7 @@ def b_of_history(
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
     return gl.load(
-        b_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * N + n[None, :],
+        b_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * N + n[None, :],
         mask=(past < held)[:, None] & (n < N)[None, :],
         other=0.0,
     )
@@ -63,7 +64,7 @@ def fold(
     decay,
     # random draws: of the head's first element
     seed,
-    first_quad,
+    first_octet,
     layer,
     # constants
     P: tl.constexpr,
@@ -74,11 +75,13 @@ def fold(
     V: tl.constexpr,
     WARPS: tl.constexpr,
     IN_SHARED: tl.constexpr,
+    TURNED: tl.constexpr,
 ):
     """Store a tile's state after the whole history, a few columns of N at a time that warps share.
 
     state: as `state_tile.ask_for_state` returns it. weighted: (rows, W') fp32, x times a token's
-    weight, rows and layout a product's; 0 after the history. decay: of the state.
+    weight, rows and layout a product's; 0 after the history. b_past: as `b_of_history` returns it,
+    or where TURNED as `fragments.turned` does, for one warp. decay: of the state.
     """
     PRODUCT: tl.constexpr = product_layout(WARPS)
     COLUMNS: tl.constexpr = at_once(BLOCK_N, WARPS)
@@ -88,22 +91,22 @@ def fold(
     zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
         b = gl.convert_layout(
-            columns_of_product(columns_from(b_past, FIRST, COLUMNS), V, WARPS),
+            columns_of_product(columns_from(b_past, FIRST, COLUMNS), V, WARPS, TURNED),
             gl.DotOperandLayout(1, PRODUCT, 2),
             assert_trivial=True,
         )
         old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED)
         added = product_in_bf16(weighted, b, zero, PARTS)
-        old = columns_of_product(rows_of_product(old), V, WARPS)
+        old = columns_of_product(rows_of_product(old), V, WARPS, TURNED)
         old = gl.convert_layout(old, PRODUCT, assert_trivial=True)
         folded = old.to(gl.float32) * decay + added
-        folded = rows_of_memory(columns_of_memory(folded, V, WARPS))
+        folded = rows_of_memory(columns_of_memory(folded, V, WARPS, TURNED))
         folded = gl.convert_layout(folded, STATE, assert_trivial=True)
         p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STATE))
         n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STATE))
         if STOCHASTIC:
-            quad = first_quad + first_row * ((N + 3) // 4) + FIRST // 4
-            stored = _rounded(folded, seed, quad, layer, (N + 3) // 4, V, WARPS, DTYPE)
+            octet = first_octet + first_row * ((N + 7) // 8) + FIRST // 8
+            stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, DTYPE)
         else:
             stored = folded.to(DTYPE)
         gl.store(
@@ -117,20 +120,20 @@ def fold(
 def _rounded(
     folded,
     seed,
-    first_quad,
+    first_octet,
     layer,
-    ROW_QUADS: tl.constexpr,
+    ROW_OCTETS: tl.constexpr,
     V: tl.constexpr,
     WARPS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Return columns of a tile rounded by random draws, numbered from ``first_quad`` on."""
+    """Return columns of a tile rounded by random draws, numbered from ``first_octet`` on."""
     ROWS: tl.constexpr = folded.shape[0]
-    QUADS: tl.constexpr = folded.shape[1] // 4
-    DRAWS: tl.constexpr = state_layout(ROWS, QUADS, quads_of(V), WARPS, False)
+    OCTETS: tl.constexpr = folded.shape[1] // 8
+    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS)
     row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, DRAWS))
-    quad = gl.arange(0, QUADS, layout=gl.SliceLayout(0, DRAWS))
-    quads = (first_quad + row * ROW_QUADS)[:, None] + quad[None, :]
-    words = stochastic_words(seed, quads.to(gl.uint32), layer, ROWS, QUADS)
-    words = gl.convert_layout(words, state_layout(ROWS, 4 * QUADS, V, WARPS, False))
+    octet = gl.arange(0, OCTETS, layout=gl.SliceLayout(0, DRAWS))
+    octets = (first_octet + row * ROW_OCTETS)[:, None] + octet[None, :]
+    words = stochastic_words(seed, octets.to(gl.uint32), layer, ROWS, OCTETS)
+    words = gl.convert_layout(words, state_layout(ROWS, 8 * OCTETS, V, WARPS, False))
     return round_stochastic(folded, words, DTYPE)

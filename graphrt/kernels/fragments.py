@@ -14,7 +14,8 @@ P, of the state, B and C along N, and what it has loaded are its operands. With 
 (8 where a program has 64 rows of P, 4 and 2 for 32 and 16; V is 16 bytes of state.) Rows of a
 product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`. The columns that the
 fold's product gives are numbered (i, f, t, e) where memory has (i, t, e, f): `columns_of_product`.
-Both only rename a thread's registers.
+Both only rename a thread's registers. The fused kernel has B in a `c_layout` when a fold wants it,
+and turns it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
 
 Warps of a state update share the columns of the fold, 4 V each in turn, t above standing for (warp,
 t). All else they hold and do alike: few rows are no work for many. Those of precompute share the
@@ -34,7 +35,7 @@ import triton.language as tl
 from triton.runtime.jit import constexpr_function
 
 from graphrt.kernels.gluon import gl, jit
-from graphrt.kernels.ptx import INTERPRETED
+from graphrt.kernels.ptx import INTERPRETED, turned_blocks
 
 
 @constexpr_function
@@ -67,12 +68,6 @@ def most_warps(columns: int, bits: int, tokens: int) -> int:
     """
     of_a_warp: int = 4 * vector(columns, bits)
     return columns // of_a_warp if tokens <= 8 else 1
-
-
-@constexpr_function
-def quads_of(v: int) -> int:
-    """Return the groups of four among V elements, of which a random draw serves all."""
-    return max(v // 4, 1)
 
 
 @constexpr_function
@@ -113,6 +108,24 @@ def state_layout(rows: int, columns: int, v: int, warps: int, whole: bool) -> An
 
 
 @constexpr_function
+def octets_layout(rows: int, octets: int, v: int, warps: int) -> Any:
+    """Return the layout of draws [rows of P, N / 8], each for 8 elements of a `state_layout`.
+
+    A thread's own draws where it has 8 elements together; else some threads make the same.
+    """
+    own, each = rows // 8, max(v // 8, 1)
+    lanes = [each, 2 * each]
+    return _linear(
+        [[0, n] for n in _powers(1, each)]
+        + [[p, 0] for p in _powers(1, own)]
+        + [[0, n] for n in _powers(4 * each * warps, octets)],
+        [[0, n if n < octets else 0] for n in lanes] + [[own, 0], [2 * own, 0], [4 * own, 0]],
+        [[0, n if n < octets else 0] for n in _powers(4 * each, 4 * each * warps)],
+        [rows, octets],
+    )
+
+
+@constexpr_function
 def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
     """Return the layout in shared memory [loads, 32 V] of what is a `state_layout`."""
     return _linear(
@@ -132,6 +145,18 @@ def x_layout(tokens: int, rows: int, warps: int) -> Any:
     return _linear(
         [[0, p] for p in _powers(1, own)] + [[1, 0]] + [[j, 0] for j in _powers(8, tokens)],
         [[2, 0], [4, 0], [0, own], [0, 2 * own], [0, 4 * own]],
+        _alike(warps),
+        [tokens, rows],
+    )
+
+
+@constexpr_function
+def out_layout(tokens: int, rows: int, warps: int) -> Any:
+    """Return the layout of y [tokens, rows of P] where tokens are the rows of products."""
+    own = rows // 8
+    return _linear(
+        [[0, p] for p in _powers(1, 2 * own)] + [[t, 0] for t in _powers(8, tokens)],
+        [[0, 2 * own], [0, 4 * own], [1, 0], [2, 0], [4, 0]],
         _alike(warps),
         [tokens, rows],
     )
@@ -173,6 +198,12 @@ def b_layout(history: int, columns: int, v: int, warps: int) -> Any:
         [[0, n] for n in _powers(4 * v, 4 * v * warps)],
         [history, columns],
     )
+
+
+@constexpr_function
+def of_one_head_layout(warps: int) -> Any:
+    """Return the layout of [tokens or history] of one head, one for each lane."""
+    return None if INTERPRETED else gl.BlockedLayout([1], [32], [warps], [0])
 
 
 @constexpr_function
@@ -236,21 +267,47 @@ def rows_of_memory(value):
 
 
 @jit
-def columns_of_product(value, V: tl.constexpr, WARPS: tl.constexpr):
+def columns_of_product(value, V: tl.constexpr, WARPS: tl.constexpr, TURNED: tl.constexpr):
     """Return [rows, N] with its columns in the order of the fold's product."""
     ROWS: tl.constexpr = value.shape[0]
     N: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), 4 * WARPS, 2, V // 2])
-    return gl.reshape(gl.permute(apart, [0, 1, 4, 2, 3]), [ROWS, N])
+    if TURNED:
+        apart = gl.reshape(value, [ROWS, N // (4 * V), 4, V // 2, 2])
+        ordered = gl.permute(apart, [0, 1, 3, 2, 4])
+    else:
+        apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), 4 * WARPS, 2, V // 2])
+        ordered = gl.permute(apart, [0, 1, 4, 2, 3])
+    return gl.reshape(ordered, [ROWS, N])
 
 
 @jit
-def columns_of_memory(value, V: tl.constexpr, WARPS: tl.constexpr):
+def columns_of_memory(value, V: tl.constexpr, WARPS: tl.constexpr, TURNED: tl.constexpr):
     """Return [rows, columns] of the fold's product with its columns in the order of N."""
     ROWS: tl.constexpr = value.shape[0]
     N: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), V // 2, 4 * WARPS, 2])
-    return gl.reshape(gl.permute(apart, [0, 1, 3, 4, 2]), [ROWS, N])
+    if TURNED:
+        apart = gl.reshape(value, [ROWS, N // (4 * V), V // 2, 4, 2])
+        ordered = gl.permute(apart, [0, 1, 3, 2, 4])
+    else:
+        apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), V // 2, 4 * WARPS, 2])
+        ordered = gl.permute(apart, [0, 1, 3, 4, 2])
+    return gl.reshape(ordered, [ROWS, N])
+
+
+@jit
+def turned(b, V: tl.constexpr):
+    """Return B [history, N], 16 bits in a `c_layout`, as the fold's product wants it.
+
+    Who holds a row of 8 x 8 elements gets a column. By name they are still the row's until they are
+    renamed: j = g and n = (i, t, r, e), where they are j = (t, e) and n = (i, g / 2, r, g % 2).
+    """
+    W: tl.constexpr = b.shape[0]
+    N: tl.constexpr = b.shape[1]
+    found = b
+    if not INTERPRETED:
+        apart = gl.reshape(turned_blocks(b), [W // 8, 4, 2, N // (4 * V), 4, V // 2, 2])
+        found = gl.reshape(gl.permute(apart, [0, 4, 6, 3, 1, 5, 2]), [W, N])
+    return found
 
 
 @jit

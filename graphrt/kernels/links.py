@@ -8,6 +8,7 @@ every kernel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graphrt.config import PdlLinks
@@ -47,7 +48,7 @@ _CURSORS = (
     "accepted_ptr",
 )
 
-STAGES = (
+_START = (
     StageAccess(
         "advance",
         "_advance_kernel",
@@ -62,6 +63,8 @@ STAGES = (
         entry=True,
         constant=frozenset({"weight_ptr", "bias_ptr"}),
     ),
+)
+_TWO = (
     StageAccess(
         "precompute",
         "_precompute_kernel",
@@ -108,14 +111,40 @@ STAGES = (
         older=frozenset({"b_ring_ptr"}),
     ),
 )
-"""The kernels of the chain in their order: advance once a launch, the others once a layer."""
+_ONE = StageAccess(
+    "fused",
+    "_fused_kernel",
+    reads=_tensors(
+        "conv_out_ptr",
+        "dt_ptr",
+        "A_ptr",
+        "dt_bias_ptr",
+        "state_ptr",
+        "x_ring_ptr",
+        "b_ring_ptr",
+        "dt_ring_ptr",
+        "D_ptr",
+        "z_ptr",
+        "row_cursors_ptr",
+    ),
+    writes=_tensors("state_ptr", "x_ring_ptr", "b_ring_ptr", "dt_ring_ptr", "out_ptr"),
+)
+
+STAGES = (*_START, *_TWO, _ONE)
+"""All kernels that a chain may have; which it has, `stages_of` says."""
 
 
-def linked_stages(links: PdlLinks) -> frozenset[str]:
-    """Return the names of the stages that ``links`` launches programmatically."""
+def stages_of(*, fused: bool) -> tuple[StageAccess, ...]:
+    """Return a chain's kernels in their order: advance once a launch, the others once a layer."""
+    return (*_START, _ONE) if fused else (*_START, *_TWO)
+
+
+def linked_stages(links: PdlLinks, stages: Iterable[StageAccess]) -> frozenset[str]:
+    """Return the names of the ``stages`` that ``links`` launches programmatically."""
     named = {
         "conv1d": links.conv1d,
         "precompute": links.precompute,
         "state_update": links.state_update,
+        "fused": links.precompute,
     }
-    return frozenset(name for name, linked in named.items() if linked)
+    return frozenset(stage.name for stage in stages if named.get(stage.name, False))

@@ -25,14 +25,12 @@ from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.causal import (
     at_columns,
     at_tokens,
+    causal_products,
     no_later_than,
-    products_with_b,
-    rows_of_c,
     store_matrices,
 )
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.decay import decay_over, fixed_steps
-from graphrt.kernels.dot import scales
+from graphrt.kernels.decay import decay_over, fixed_steps, plus
 from graphrt.kernels.fragments import (
     c_layout,
     columns_layout,
@@ -43,8 +41,9 @@ from graphrt.kernels.fragments import (
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
+from graphrt.kernels.products import into_range
 from graphrt.kernels.ptx import ask_for_in_l2, exp, loads_stay_ahead
-from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
+from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, ring_row, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
 from graphrt.memory import padded_tokens, padded_window
@@ -138,13 +137,13 @@ def _precompute_kernel(
         _ask_for_states(state_ptr, heads * (P * N), (line < ROWS_AHEAD) & live)
 
     # The history.
-    V: tl.constexpr = vector(BLOCK_N, conv_out_ptr.dtype.element_ty.primitive_bitwidth)
+    V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
     HISTORY: tl.constexpr = columns_layout(BLOCK_W, BLOCK_N, V, WARPS)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
     b_ring_ptr += slot * stride_b_slot + group * stride_b_group
     b_past = gl.load(
-        b_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * N + n[None, :],
+        b_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * N + n[None, :],
         mask=(past < held)[:, None] & (n < N)[None, :],  # held is 0 in padding rows
         other=0.0,
     )  # [BLOCK_W, BLOCK_N]
@@ -155,7 +154,7 @@ def _precompute_kernel(
     dt_ring_ptr += slot * stride_dt_ring_slot
     a = gl.load(A_ptr + head, mask=is_head, other=0.0)
     dt_past = gl.load(
-        dt_ring_ptr + head[:, None] * RING_ROWS + ((ring_start + past) % RING_ROWS)[None, :],
+        dt_ring_ptr + head[:, None] * RING_ROWS + ring_row(ring_start + past, RING_ROWS)[None, :],
         mask=is_head[:, None] & (past < held)[None, :],
         other=0.0,
     )  # [BLOCK_H, BLOCK_W]
@@ -202,14 +201,14 @@ def _precompute_kernel(
     # While they come: dt, the decays, what a fold multiplies by.
     dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
     dt_new = gl.where(mask_token, dt_new, 0.0)
-    token_row = (ring_start + held + token) % RING_ROWS
+    token_row = ring_row(ring_start + held + token, RING_ROWS)
     gl.store(
         dt_ring_ptr + head_new[:, None] * RING_ROWS + token_row[None, :], dt_new, mask=mask_token
     )
     steps_past = fixed_steps(dt_past, a[:, None])
     total = gl.sum(steps_past, 1)  # over the whole history
-    weight = decay_over(total[:, None] - gl.associative_scan(steps_past, 1, _plus)) * dt_past
-    cum_new = gl.associative_scan(fixed_steps(dt_new, a_new[:, None]), 1, _plus)  # after it
+    weight = decay_over(total[:, None] - gl.associative_scan(steps_past, 1, plus)) * dt_past
+    cum_new = gl.associative_scan(fixed_steps(dt_new, a_new[:, None]), 1, plus)  # after it
     decay = decay_over(gl.convert_layout(total, gl.SliceLayout(1, NEW))[:, None] + cum_new)
     gl.store(
         fold_weight_ptr
@@ -231,11 +230,10 @@ def _precompute_kernel(
     gain_new = no_later_than(gain_new * at_columns(dt_new, OF_NEW), OF_NEW)
 
     # What needs them.
-    c_rows = rows_of_c(c_new, V, WARPS)
     zero = 0.0 * first_c.to(gl.float32)[:, None]
-    products_past = products_with_b(c_rows, b_past, zero, OF_PAST, BLOCK_T, V, WARPS)
-    products_new = products_with_b(c_rows, b_new, zero, OF_NEW, BLOCK_T, V, WARPS)
-    read_c, undo = _into_range(c_new, read_c_ptr.dtype.element_ty, C)
+    products_past = causal_products(c_new, b_past, zero, OF_PAST, BLOCK_T, V, WARPS)
+    products_new = causal_products(c_new, b_new, zero, OF_NEW, BLOCK_T, V, WARPS)
+    read_c, undo = into_range(c_new, read_c_ptr.dtype.element_ty, V, C)
     undo = gl.convert_layout(undo, gl.SliceLayout(0, NEW))
     gl.store(
         decay_ptr + row * stride_decay_row + head_new[:, None] * stride_decay_head + token[None, :],
@@ -243,7 +241,7 @@ def _precompute_kernel(
         mask=is_head_new[:, None] & (token < T)[None, :],
     )
     if chunk == 0:  # one program of the group appends its B and hands its C on
-        new_row = (ring_start + held + new) % RING_ROWS
+        new_row = ring_row(ring_start + held + new, RING_ROWS)
         gl.store(b_ring_ptr + new_row[:, None] * N + n[None, :], b_new, mask=mask_b)
         read_c_ptr += row * stride_read_row + group * stride_read_group
         gl.store(
@@ -267,23 +265,6 @@ def _precompute_kernel(
 def _ask_for_states(state_ptr, elements, wanted):
     if wanted:
         ask_for_in_l2(state_ptr, elements * (state_ptr.dtype.element_ty.primitive_bitwidth // 8))
-
-
-@jit
-def _plus(a, b):
-    return a + b
-
-
-@jit
-def _into_range(c, DTYPE: tl.constexpr, LAYOUT: tl.constexpr):
-    """Return C as `graphrt.kernels.dot.into_range` does."""
-    if c.dtype == DTYPE:
-        moved = c
-        undo = gl.full([c.shape[0]], 1.0, gl.float32, gl.SliceLayout(1, LAYOUT))
-    else:
-        scale, undo = scales(gl.max(gl.abs(c.to(gl.float32)), 1))
-        moved = (c.to(gl.float32) * scale[:, None]).to(DTYPE)
-    return moved, undo
 
 
 def precompute(

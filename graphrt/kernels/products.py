@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state update's products on tensor cores, which lose nothing their operands hold.
+"""Products on tensor cores, which lose nothing their operands hold.
 
 A 16-bit operand is exact in tf32 (8 exponent and 10 mantissa bits hold bf16; fp16's range is
 narrower and its mantissa is 10 bits too). An fp32 operand is not, so it is taken in parts: two of
@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.dot import cut
+from graphrt.kernels.dot import cut, scales
 from graphrt.kernels.gluon import gl, jit, mma
+from graphrt.kernels.ptx import INTERPRETED, in_pairs_larger, in_pairs_scaled_to_fp16
 
 
 @jit
-def product(a, b, acc):
-    """Return acc + a @ b in fp32, for any mix of fp32, bf16 and fp16 operands."""
-    high, low = product_apart(a, b, acc, gl.zeros_like(acc))
+def product(a, b, acc, TURNED: tl.constexpr = False):
+    """Return acc + a @ b in fp32, for any mix of fp32, bf16 and fp16 operands.
+
+    TURNED: in the order of the product that is this one's transpose, b times a.
+    """
+    high, low = product_apart(a, b, acc, gl.zeros_like(acc), TURNED)
     if a.dtype == gl.float32 or b.dtype == gl.float32:
         high += low
     return high
 
 
 @jit
-def product_apart(a, b, high, low):
+def product_apart(a, b, high, low, TURNED: tl.constexpr = False):
     """Return high and low + a @ b in fp32, whose sum is wanted; low has what is left of parts.
 
     Two sums that do not wait for each other, where an fp32 operand is taken in parts.
@@ -47,8 +51,12 @@ def product_apart(a, b, high, low):
     else:
         a_high, a_low = cut(a, 13)
         b_high, b_low = cut(b, 13)
-        low = mma(a_low, b_high, low, input_precision="tf32")
-        low = mma(a_high, b_low, low, input_precision="tf32")
+        if TURNED:
+            low = mma(a_high, b_low, low, input_precision="tf32")
+            low = mma(a_low, b_high, low, input_precision="tf32")
+        else:
+            low = mma(a_low, b_high, low, input_precision="tf32")
+            low = mma(a_high, b_low, low, input_precision="tf32")
         high = mma(a_high, b_high, high, input_precision="tf32")
     return high, low
 
@@ -71,3 +79,40 @@ def product_in_bf16(a, b, acc, PARTS: tl.constexpr):
     else:
         acc = product(a, b, acc)
     return acc
+
+
+@jit
+def into_range(c, DTYPE: tl.constexpr, V: tl.constexpr, LAYOUT: tl.constexpr):
+    """Return C [tokens, N] in ``LAYOUT``, a `c_layout`, as `graphrt.kernels.dot.into_range` does.
+
+    bf16 into fp16 two at a time, as they lie in registers.
+    """
+    OF_TOKEN: tl.constexpr = gl.SliceLayout(1, LAYOUT)
+    if c.dtype == DTYPE:
+        moved = c
+        undo = gl.full([c.shape[0]], 1.0, gl.float32, OF_TOKEN)
+    elif c.dtype == gl.bfloat16 and DTYPE == gl.float16 and not INTERPRETED:
+        scale, undo = scales(_largest(c, V))
+        scale = gl.convert_layout(scale, OF_TOKEN, assert_trivial=True)
+        undo = gl.convert_layout(undo, OF_TOKEN, assert_trivial=True)
+        moved = in_pairs_scaled_to_fp16(c, scale.to(gl.bfloat16)[:, None])
+    else:
+        scale, undo = scales(gl.max(gl.abs(c.to(gl.float32)), 1))
+        moved = (c.to(gl.float32) * scale[:, None]).to(DTYPE)
+    return moved, undo
+
+
+@jit
+def _largest(c, V: tl.constexpr):
+    """Return the largest magnitude of each token of C [tokens, N], bf16; a thread has V of it."""
+    T: tl.constexpr = c.shape[0]
+    N: tl.constexpr = c.shape[1]
+    if N > 4 * V:
+        a, b = gl.split(gl.permute(gl.reshape(c, [T, 2, N // 2]), [0, 2, 1]))
+        largest = _largest(in_pairs_larger(a, b), V)
+    elif V > 2:
+        a, b = gl.split(gl.permute(gl.reshape(c, [T, 4, 2, V // 2]), [0, 1, 3, 2]))
+        largest = _largest(gl.reshape(in_pairs_larger(a, b), [T, N // 2]), V // 2)
+    else:
+        largest = gl.max(gl.abs(c.to(gl.float32)), 1)
+    return largest

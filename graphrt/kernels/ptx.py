@@ -53,6 +53,60 @@ def ask_for_in_l2(pointer, size):
 
 
 @triton.jit
+def in_pairs_larger(a, b):
+    """Return the larger magnitude of each element of two bf16 tensors, two at a time."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 a, b;
+        abs.bf16x2 a, $1;
+        abs.bf16x2 b, $2;
+        max.bf16x2 $0, a, b;
+        }""",
+        "=r,r,r",
+        [a, b],
+        tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def in_pairs_scaled_to_fp16(value, scale):
+    """Return bf16 ``value`` times bf16 ``scale``, a power of two, in fp16, two at a time."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 moved, zero, low, high;
+        mov.b32 zero, 0x80008000;
+        fma.rn.bf16x2 moved, $1, $2, zero;
+        shl.b32 low, moved, 16;
+        and.b32 high, moved, 0xffff0000;
+        cvt.rn.f16x2.f32 $0, high, low;
+        }""",
+        "=r,r,r",
+        [value, scale],
+        tl.float16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def turned_blocks(value):
+    """Return a 16-bit ``value`` whose 8 x 8 blocks, a row for 4 lanes, are transposed in place.
+
+    Lane 4 g + t has two elements that lie together, 2t and 2t + 1 of row g; then of column g.
+    """
+    return tl.inline_asm_elementwise(
+        "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;",
+        "=r,r",
+        [value],
+        value.dtype,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
 def exp2(value):
     """Return 2 to the fp32 ``value``, by one instruction: what is no normal number is 0."""
     if INTERPRETED:

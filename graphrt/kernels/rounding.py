@@ -3,10 +3,12 @@
 
 Stochastic rounding takes the lower or the upper neighbour with a probability equal to how far the
 value has got between them, so that its mean error is zero. The random words come from Philox4x32-10
-(Salmon et al., SC 2011), keyed by the slot's ``rand_seed`` with counter (quad, layer, 0, 0), where
-quad numbers the groups of four consecutive state elements along N. One call serves four elements.
-The draws depend on the slot's seed and the element alone, never on the batch around it. Kernel and
-twin give the same bits on every architecture.
+(Salmon et al., SC 2011), keyed by the slot's ``rand_seed`` with counter (octet, layer, 0, 0), where
+octet numbers the groups of eight consecutive state elements along N. One call's four words of 32
+bits serve them: the lower half of the first, its upper half, the lower of the second, and so on.
+bf16 drops 16 bits of an fp32 value, fp16 13, so 16 are enough. The draws depend on the slot's seed
+and the element alone, never on the batch around it. Kernel and twin give the same bits on every
+architecture.
 """
 
 from __future__ import annotations
@@ -16,17 +18,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_FP16_MIN_NORMAL = 2.0**-14
-_FP16_SUBNORMALS_PER_ONE = 2.0**24
+_SMALLEST_NORMAL = tl.constexpr(2.0**-14)  # of fp16
 
 
 @triton.jit
-def stochastic_words(seed, quads, layer, ROWS: tl.constexpr, QUADS: tl.constexpr):
-    """Return (ROWS, 4 * QUADS) uint32 random words for the element quads numbered ``quads``."""
-    zero = quads * 0
-    w0, w1, w2, w3 = tl.philox(seed, quads, zero + layer, zero, zero)
-    even_odd = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [ROWS, QUADS, 2, 2], last two: word 2i+j
-    return tl.reshape(even_odd, [ROWS, 4 * QUADS])
+def stochastic_words(seed, octets, layer, ROWS: tl.constexpr, OCTETS: tl.constexpr):
+    """Return (ROWS, 8 * OCTETS) uint32 random words of 16 bits for the elements of ``octets``."""
+    zero = octets * 0
+    w0, w1, w2, w3 = tl.philox(seed, octets, zero + layer, zero, zero)
+    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [ROWS, OCTETS, 2, 2], last two: word 2i+j
+    return tl.reshape(tl.join(words & 0xFFFF, words >> 16), [ROWS, 8 * OCTETS])
 
 
 @triton.jit
@@ -36,28 +37,26 @@ def round_stochastic(value, words, DTYPE: tl.constexpr):
     if DTYPE == tl.bfloat16:
         rounded = ((bits + (words & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)
     else:
-        normal = ((bits + (words & 0x1FFF)) & 0xFFFFE000).to(tl.float32, bitcast=True)
-        # Below fp16's smallest normal the spacing is constant, so count subnormals instead.
-        magnitude = tl.abs(value) * 16777216.0
-        below = tl.floor(magnitude)
-        uniform = (words & 0xFFFFFF).to(tl.float32) * (1.0 / 16777216.0)
-        counted = tl.where(uniform < magnitude - below, below + 1.0, below) * (1.0 / 16777216.0)
-        signed = counted.to(tl.uint32, bitcast=True) | (bits & 0x80000000)
-        subnormal = signed.to(tl.float32, bitcast=True)
-        rounded = tl.where(tl.abs(value) < 6.103515625e-05, subnormal, normal)
+        # Below fp16's smallest normal the spacing is that above it: there, 13 bits are dropped too.
+        magnitude = tl.abs(value)
+        moved = tl.where(magnitude < _SMALLEST_NORMAL, _SMALLEST_NORMAL, 0.0)
+        near = (magnitude + moved).to(tl.uint32, bitcast=True)
+        kept = ((near + (words & 0x1FFF)) & 0xFFFFE000).to(tl.float32, bitcast=True)
+        signed = (kept - moved).to(tl.uint32, bitcast=True) | (bits & 0x80000000)
+        rounded = signed.to(tl.float32, bitcast=True)
     # Adding to the bits of a NaN can carry into its sign and exponent: pass it through.
     return tl.where(value == value, rounded, value).to(DTYPE)
 
 
-def philox_words(seed: Tensor, quad: Tensor, layer: Tensor, rounds: int = 10) -> list[Tensor]:
-    """Return Philox4x32's four words for each (seed, quad, layer), as int64 in 0 … 2**32 - 1.
+def philox_words(seed: Tensor, octet: Tensor, layer: Tensor, rounds: int = 10) -> list[Tensor]:
+    """Return Philox4x32's four words for each (seed, octet, layer), as int64 in 0 … 2**32 - 1.
 
     The three int64 tensors broadcast together.
     """
     low = 0xFFFFFFFF
     key0, key1 = seed & low, (seed >> 32) & low
-    zero = torch.zeros_like(quad + layer + seed)
-    c0, c1, c2, c3 = zero + quad, zero + layer, zero, zero
+    zero = torch.zeros_like(octet + layer + seed)
+    c0, c1, c2, c3 = zero + octet, zero + layer, zero, zero
     for _ in range(rounds):
         # int64 products wrap, but bits 0 … 63 are those of the unsigned product all the same.
         a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
@@ -70,29 +69,33 @@ def philox_words(seed: Tensor, quad: Tensor, layer: Tensor, rounds: int = 10) ->
 def state_words(seed: Tensor, layers: Tensor, heads: int, head_dim: int, state_dim: int) -> Tensor:
     """Return the random words of whole states: (..., H, P, N) for ``seed`` and ``layers`` of (...).
 
-    Quads are numbered as the state update does: ``(h * P + p) * ceil(N / 4) + n // 4``.
+    16 bits an element. Octets are numbered as a fold does: ``(h * P + p) * ceil(N / 8) + n // 8``.
     """
-    quads_per_row = -(-state_dim // 4)
-    quads = torch.arange(heads * head_dim * quads_per_row, device=seed.device)
-    words = torch.stack(philox_words(seed[..., None], quads, layers[..., None]), dim=-1)
-    by_row = words.reshape(*seed.shape, heads, head_dim, 4 * quads_per_row)
+    octets_per_row = -(-state_dim // 8)
+    octets = torch.arange(heads * head_dim * octets_per_row, device=seed.device)
+    words = torch.stack(philox_words(seed[..., None], octets, layers[..., None]), dim=-1)
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1)
+    by_row = halves.reshape(*seed.shape, heads, head_dim, 8 * octets_per_row)
     return by_row[..., :state_dim]
 
 
 def round_stochastic_reference(value: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     """Twin of `round_stochastic`: fp32 ``value`` as ``dtype``; ``words`` are int64, one a value."""
-    bits = value.contiguous().view(torch.int32).to(torch.int64) & 0xFFFFFFFF
-    dropped = 0xFFFF if dtype == torch.bfloat16 else 0x1FFF
-    kept = (bits + (words & dropped)) & (0xFFFFFFFF ^ dropped)
-    rounded = torch.where(kept >= 2**31, kept - 2**32, kept).to(torch.int32).view(torch.float32)
-    if dtype == torch.float16:
-        magnitude = value.abs() * _FP16_SUBNORMALS_PER_ONE
-        below = magnitude.floor()
-        uniform = (words & 0xFFFFFF).to(torch.float32) / 2.0**24
-        counted = (below + (uniform < magnitude - below)) / _FP16_SUBNORMALS_PER_ONE
-        small = value.abs() < _FP16_MIN_NORMAL
-        rounded = torch.where(small, torch.copysign(counted, value), rounded)
+    if dtype == torch.bfloat16:
+        rounded = _rounded_up_by(value, words, 0xFFFF)
+    else:
+        magnitude, least = value.abs(), _SMALLEST_NORMAL.value
+        moved = torch.where(magnitude < least, least, 0.0)
+        kept = _rounded_up_by(magnitude + moved, words, 0x1FFF)
+        rounded = torch.copysign(kept - moved, value)
     return torch.where(value.isnan(), value, rounded).to(dtype)
+
+
+def _rounded_up_by(value: Tensor, words: Tensor, dropped: int) -> Tensor:
+    """Return fp32 ``value`` without its ``dropped`` bits, after as many of ``words`` are added."""
+    bits = value.contiguous().view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+    kept = (bits + (words & dropped)) & (0xFFFFFFFF ^ dropped)
+    return torch.where(kept >= 2**31, kept - 2**32, kept).to(torch.int32).view(torch.float32)
 
 
 def round_state_reference(state: Tensor, dtype: torch.dtype, seed: int | None) -> Tensor:

@@ -48,6 +48,15 @@ def row_cursor(row_cursors_ptr, line, COLUMN: tl.constexpr):
     return tl.load(row_cursors_ptr + line * COLUMNS + COLUMN)
 
 
+@triton.jit
+def ring_row(index, ROWS: tl.constexpr):
+    """Return ``index`` of 0 … 2 ROWS - 1, int32, modulo ROWS: the lesser, where negative is large.
+
+    What is larger, behind all that a ring holds, stays wrong: for the caller to mask.
+    """
+    return tl.minimum(index.to(tl.uint32), (index - ROWS).to(tl.uint32)).to(tl.int32)
+
+
 def fill_row_cursors(row_cursors: Tensor, slot_ids: Tensor, cursors: Cursors) -> None:
     """Write ``row_cursors`` from cursors that stand where advance leaves them.
 

@@ -45,6 +45,7 @@ from graphrt.kernels.row_cursors import (
     RING_START,
     ROW,
     SLOT,
+    ring_row,
     row_cursor,
 )
 from graphrt.kernels.state_tile import ask_for_state, wait_for_state
@@ -141,7 +142,7 @@ def _state_update_kernel(
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, PAST))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, PAST))
     x_past = gl.load(
-        x_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * P + p[None, :],
+        x_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * P + p[None, :],
         mask=(past < held)[:, None] & (p < P)[None, :],  # held is 0 in padding rows
         other=0.0,
     )  # [BLOCK_W, BLOCK_P]
@@ -203,8 +204,8 @@ def _state_update_kernel(
     zero = gl.zeros([BLOCK_P, BLOCK_T], gl.float32, PRODUCT)
     wait_for_state(IN_SHARED)
     y = read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
-    past_rows = _x_rows(x_past, WARPS)
-    new_rows = _x_rows(padded_rows(x_new, 16), WARPS)
+    past_rows = x_rows(x_past, WARPS)
+    new_rows = x_rows(padded_rows(x_new, 16), WARPS)
     if PLANES == 2:
         within = product(past_rows, _causal_columns(low_past, WARPS), zero)
         within = product(new_rows, _causal_columns(low_new, WARPS), within)
@@ -224,7 +225,7 @@ def _state_update_kernel(
         y.to(out_ptr.dtype.element_ty),
         mask=mask_x,
     )
-    new_row = (ring_start + held + token) % RING_ROWS
+    new_row = ring_row(ring_start + held + token, RING_ROWS)
     gl.store(x_ring_ptr + new_row[:, None] * P + p[None, :], x_new, mask=mask_x & live)
 
     if flush:
@@ -238,11 +239,11 @@ def _state_update_kernel(
             state_ptr,
             state,
             first_row,
-            _x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS),
+            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS),
             b_past,
             fold_decay,
             seed,
-            head * (P * ((N + 3) // 4)),
+            head * (P * ((N + 7) // 8)),
             layer,
             P,
             N,
@@ -252,6 +253,7 @@ def _state_update_kernel(
             V,
             WARPS,
             IN_SHARED,
+            False,
         )
 
 
@@ -275,7 +277,7 @@ def _causal(
 
 
 @jit
-def _x_rows(x, WARPS: tl.constexpr):
+def x_rows(x, WARPS: tl.constexpr):
     """Return x [tokens or history, BLOCK_P] as the rows of a product."""
     X_ROWS: tl.constexpr = gl.DotOperandLayout(0, product_layout(WARPS), 2)
     return gl.convert_layout(rows_of_product(gl.permute(x, [1, 0])), X_ROWS, assert_trivial=True)

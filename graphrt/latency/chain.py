@@ -12,7 +12,13 @@ from torch import Tensor
 
 from graphrt.bench.cases import Case
 from graphrt.bench.gate import check_chain
-from graphrt.bench.stages import STAGES, advance_calls, chain_calls, chosen_launch, stage_calls
+from graphrt.bench.stages import (
+    advance_calls,
+    chain_calls,
+    chosen_launch,
+    layer_stages,
+    stage_calls,
+)
 from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Effort, Workload, random_weights
 from graphrt.capture.space import capture_space
@@ -175,7 +181,7 @@ class ChainSubject:
             WHOLE: Timed(chain_calls(work, advance=True), work.restore),
             "advance": Timed(advance_calls(work), work.restore),
         }
-        for stage in STAGES:
+        for stage in layer_stages(chosen_launch(work)):
             parts[stage] = Timed(stage_calls(work, (stage,)))
         planted = self._planted
         if planted is not None:

@@ -46,10 +46,11 @@ def _audit(compiled: Iterable[Any]) -> dict[str, Any]:
     from graphrt.capture.audit.chain import audit_chain
     from graphrt.capture.audit.links import KernelCode
     from graphrt.capture.audit.verdict import Severity
-    from graphrt.kernels.links import STAGES
+    from graphrt.kernels.links import stages_of
 
     kernels = {str(k.metadata.name): k for k in compiled}
-    stages = [stage for stage in STAGES if stage.kernel in kernels]
+    whole = stages_of(fused="_fused_kernel" in kernels)
+    stages = [stage for stage in whole if stage.kernel in kernels]
     if not stages:
         return {}
     try:

@@ -124,7 +124,12 @@ def test_tuning_writes_what_look_up_finds(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(table["entries"]) == 2
     for entry in table["entries"]:
         assert entry["measured_us"]["pair"] and entry["versions"]["triton"] and entry["date"]
-        assert set(entry["measured_us"]["tried"]) == {"state_update", "precompute", "conv1d"}
+        assert set(entry["measured_us"]["tried"]) == {
+            "state_update",
+            "precompute",
+            "fused",
+            "conv1d",
+        }
     monkeypatch.setattr(tuning, "files", lambda name: tmp_path)
     tuning.measured.cache_clear()
     ((key, launch), _) = tuning.measured("sm_00")

@@ -13,7 +13,14 @@ from graphrt.bench import run
 from graphrt.bench.cases import SHAPES, Case
 from graphrt.bench.contender import convolve
 from graphrt.bench.gate import GateError, check_advance, check_chain, checked_calls
-from graphrt.bench.stages import PAIR, STAGES, advance_calls, chain_calls, stage_calls
+from graphrt.bench.stages import (
+    PAIR,
+    advance_calls,
+    chain_calls,
+    chosen_launch,
+    layer_stages,
+    stage_calls,
+)
 from graphrt.bench.workload import Effort, Workload
 from graphrt.bench.yardsticks.read import read
 from graphrt.bench.yardsticks.snapshots import (
@@ -110,7 +117,7 @@ def test_damage_is_refused(work: Workload, damage: Break) -> None:
 def test_a_wrong_decay_is_refused(work: Workload) -> None:
     wrong = replace(work.weights, A=work.weights.A * 1.2)
     right, work.weights = work.weights, wrong
-    calls = stage_calls(work, STAGES)
+    calls = stage_calls(work, layer_stages(chosen_launch(work)))
     work.weights = right
     with pytest.raises(GateError, match="relative error"):
         check_chain("chain", work, lambda index: calls[index]())

@@ -21,7 +21,8 @@ from graphrt.capture.audit.ptx import read
 from graphrt.capture.audit.verdict import Rule, Severity, Verdict
 from graphrt.config import PdlLinks
 from graphrt.errors import CaptureError
-from graphrt.kernels.links import STAGES, linked_stages
+from graphrt.kernels.links import STAGES, linked_stages, stages_of
+from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
 from tests.helpers.cases import BASE, Case
 from tests.helpers.rows import FP16, RANK
@@ -38,9 +39,15 @@ WAIT = "griddepcontrol.wait"
 EARLY, LATE = 1, 64  # rows of RANK where a state update loads B before its wait, and after it
 
 
+PAIR, ONE = stages_of(fused=False), stages_of(fused=True)
+SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
+
+
 @cache
-def codes(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, KernelCode]:
-    launches = recorded_launches(case, links, bucket)
+def codes(
+    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
+) -> dict[str, KernelCode]:
+    launches = recorded_launches(case, links, bucket, fused)
     return {stage: KernelCode.of(one.compile(capability)) for stage, one in launches.items()}
 
 
@@ -80,8 +87,9 @@ def codes(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str
 def test_the_shipped_chain_is_acquitted(
     case: Case, links: PdlLinks, bucket: int, capability: int
 ) -> None:
-    chain = audit_chain(codes(case, links, bucket, capability), STAGES, linked_stages(links))
-    assert [verdict.stage for verdict in chain.stages] == [stage.name for stage in STAGES]
+    linked = linked_stages(links, PAIR)
+    chain = audit_chain(codes(case, links, bucket, capability), PAIR, linked)
+    assert [verdict.stage for verdict in chain.stages] == [stage.name for stage in PAIR]
     assert chain.acquitted, str(chain)
     # Where B is loaded when the fold needs it, the declaration is noted to be without effect.
     history = {("state_update", "b_ring_ptr")}
@@ -94,16 +102,54 @@ def test_the_shipped_chain_is_acquitted(
     assert idle == (history if links.state_update and not early else set())
 
 
+@pytest.mark.parametrize(
+    ("case", "links", "capability", "fused"),
+    [
+        (RANK, ALL, 90, SMALL),
+        (RANK, ALL, 90, LARGE),
+        (RANK, ALL, 100, LARGE),
+        (STOCHASTIC, ALL, 90, FusedLaunch(16, 4, in_shared=True)),
+        (BARE, ALL, 90, SMALL),
+        (BASE, ALL, 90, SMALL),
+        (RANK, INNER, 90, SMALL),
+        (RANK, ONLY_CONV1D, 90, SMALL),
+        (RANK, ONLY_PRECOMPUTE, 90, SMALL),
+        (RANK, NONE, 90, SMALL),
+    ],
+    ids=[
+        *("small", "large", "sm_100", "stochastic", "bare", "fp32"),
+        *("inner", "only_conv1d", "only_precompute", "none"),
+    ],
+)
+def test_the_fused_chain_is_acquitted(
+    case: Case, links: PdlLinks, capability: int, fused: FusedLaunch
+) -> None:
+    """conv1d signals when all before it has completed: nothing that is read early is trusted."""
+    linked = linked_stages(links, ONE)
+    chain = audit_chain(codes(case, links, 1, capability, fused), ONE, linked)
+    assert [verdict.stage for verdict in chain.stages] == ["advance", "conv1d", "fused"]
+    assert chain.acquitted and not chain.findings and not chain.trusted, str(chain)
+
+
 def test_the_declaration_is_what_the_kernels_do() -> None:
     """Over cases that use every optional argument, the declared accesses are those in the code."""
-    kernels = {name: one.kernel for name, one in recorded_launches(RANK, ALL, 32).items()}
+    kernels = {
+        name: one.kernel
+        for fused in (None, SMALL)
+        for name, one in recorded_launches(RANK, ALL, 32, fused).items()
+    }
     assert {stage.name: stage.kernel for stage in STAGES} == {
         name: kernel.__name__ for name, kernel in kernels.items()
     }
     read_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
     written_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
-    for case, bucket, capability in ((RANK, 32, 90), (RANK, LATE, 90), (STOCHASTIC, 32, 100)):
-        for stage, code in codes(case, ALL, bucket, capability).items():
+    for case, bucket, capability, fused in (
+        (RANK, 32, 90, None),
+        (RANK, LATE, 90, None),
+        (STOCHASTIC, 32, 100, None),
+        (RANK, 1, 90, SMALL),
+    ):
+        for stage, code in codes(case, ALL, bucket, capability, fused).items():
             module = read(code.ptx)
             provenance = Provenance(module, module.kernel())
             provenance.solve()
@@ -126,11 +172,13 @@ def test_the_declaration_is_what_the_kernels_do() -> None:
 def test_one_name_is_one_tensor_in_every_kernel() -> None:
     """The declaration calls tensors after the arguments, so these must agree across the chain."""
     memory: dict[str, int] = {}
-    for launch in recorded_launches(RANK, ALL, 32).values():
-        for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
-            if isinstance(value, Tensor):
-                assert memory.setdefault(name, value.data_ptr()) == value.data_ptr(), name
-    assert len(set(memory.values())) == len(memory), "two names of one tensor"
+    for fused in (None, SMALL):
+        memory.clear()
+        for launch in recorded_launches(RANK, ALL, 32, fused).values():
+            for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
+                if isinstance(value, Tensor):
+                    assert memory.setdefault(name, value.data_ptr()) == value.data_ptr(), name
+        assert len(set(memory.values())) == len(memory), "two names of one tensor"
 
 
 def test_without_the_declaration_exactly_the_history_reads_are_convicted() -> None:
@@ -162,19 +210,25 @@ def test_a_store_that_is_not_declared_is_reported() -> None:
 
 # --- mutants --------------------------------------------------------------------------------------
 
-LINKED = pytest.mark.parametrize("stage", ["conv1d", "precompute", "state_update"])
+LINKED = pytest.mark.parametrize("stage", ["conv1d", "precompute", "state_update", "fused"])
 
 
 def links_of() -> dict[str, Link]:
-    return chain_links(STAGES, linked_stages(ALL))
+    """Return the links of both chains: what they share is the same in both."""
+    one = chain_links(ONE, linked_stages(ALL, ONE))
+    return one | chain_links(PAIR, linked_stages(ALL, PAIR))
+
+
+def code_of(stage: str) -> KernelCode:
+    return codes(RANK, ALL, EARLY, 90, SMALL if stage == "fused" else None)[stage]
 
 
 def lines_of(stage: str) -> list[str]:
-    return codes(RANK, ALL, EARLY, 90)[stage].ptx.splitlines()
+    return code_of(stage).ptx.splitlines()
 
 
 def verdict_on(stage: str, lines: list[str]) -> Verdict:
-    code = replace(codes(RANK, ALL, EARLY, 90)[stage], ptx="\n".join(lines))
+    code = replace(code_of(stage), ptx="\n".join(lines))
     return audit_kernel(code, links_of()[stage])
 
 
@@ -313,13 +367,13 @@ def test_weights_that_are_not_declared_constant_are_convicted(argument: str) -> 
 def test_what_a_stage_writes_or_nobody_reads_is_no_constant(argument: str) -> None:
     conv1d = replace(STAGES[1], constant=frozenset({argument}))
     with pytest.raises(CaptureError, match="written by no stage"):
-        chain_links((STAGES[0], conv1d, *STAGES[2:]), set())
+        chain_links((STAGES[0], conv1d, *PAIR[2:]), set())
 
 
 def test_were_conv1d_no_entry_precompute_s_cursors_would_be_convicted() -> None:
     """What makes them right is that conv1d signals after its wait, and the audit says so."""
-    stages = (STAGES[0], replace(STAGES[1], entry=False), *STAGES[2:])
-    chain = audit_chain(codes(RANK, ALL, EARLY, 90), stages, linked_stages(ALL))
+    stages = (STAGES[0], replace(STAGES[1], entry=False), *PAIR[2:])
+    chain = audit_chain(codes(RANK, ALL, EARLY, 90), stages, linked_stages(ALL, PAIR))
     races = {(f.stage, f.argument) for f in chain.findings if f.severity is Severity.RACE}
     assert ("precompute", "row_cursors_ptr") in races
 
@@ -334,7 +388,7 @@ def test_an_early_access_to_another_tensor_s_argument_is_convicted() -> None:
     assert {(f.rule, f.argument) for f in races} == {(Rule.EARLY_LOAD, "conv_out_ptr")}
 
 
-@pytest.mark.parametrize("stage", ["advance", "conv1d", "precompute", "state_update"])
+@pytest.mark.parametrize("stage", ["advance", "conv1d", "precompute", "state_update", "fused"])
 def test_without_its_signal_a_kernel_loses_its_overlap_and_is_no_race(stage: str) -> None:
     lines = [line for line in lines_of(stage) if "launch_dependents" not in line]
     verdict = verdict_on(stage, lines)
@@ -347,7 +401,7 @@ def test_without_its_signal_a_kernel_loses_its_overlap_and_is_no_race(stage: str
 def test_the_verdict_in_the_documentation_is_the_chain_s() -> None:
     """But for the numbers of lines, which move with the kernel."""
     document = Path(__file__).parents[2] / "docs" / "inspection.md"
-    chain = audit_chain(codes(RANK, ALL, EARLY, 90), STAGES, linked_stages(ALL))
+    chain = audit_chain(codes(RANK, ALL, EARLY, 90), PAIR, linked_stages(ALL, PAIR))
     printed, written = (
         re.sub(r"\.py:\d+", ".py", text)
         for text in (str(chain.stages[-1]), document.read_text("utf-8"))

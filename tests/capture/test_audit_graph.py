@@ -12,10 +12,12 @@ from graphrt.capture.audit.verdict import Rule, Severity, Verdict
 from graphrt.capture.driver import Edge
 from graphrt.config import PdlLinks
 from graphrt.errors import CaptureError
-from graphrt.kernels.links import STAGES, linked_stages
+from graphrt.kernels.links import linked_stages, stages_of
 
-ALL = linked_stages(PdlLinks(conv1d=True, precompute=True, state_update=True))
-INNER = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True))
+STAGES, FUSED = stages_of(fused=False), stages_of(fused=True)
+EVERY = PdlLinks(conv1d=True, precompute=True, state_update=True)
+ALL = linked_stages(EVERY, STAGES)
+INNER = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True), STAGES)
 COPY = "vectorized_elementwise_kernel"
 
 
@@ -50,6 +52,21 @@ def found(verdict: Verdict) -> list[tuple[Severity, Rule, str, tuple[int, ...]]]
 def test_the_chain_s_own_graph_is_acquitted() -> None:
     verdict = verdict_on(*chain(layers=2))
     assert verdict.acquitted and not verdict.findings
+
+
+def test_the_fused_chain_s_graph_is_acquitted_and_held_to_its_links() -> None:
+    """Held to the other chain its kernels have no known order."""
+    on = linked_stages(EVERY, FUSED)
+    nodes, edges = {0: Node("kernel", FUSED[0].kernel)}, []
+    for stage in (*FUSED[1:], *FUSED[1:]):
+        edges.append(linked(len(nodes) - 1, len(nodes)))
+        nodes[len(nodes)] = Node("kernel", stage.kernel)
+    assert not audit_graph(nodes, edges, FUSED, on).findings
+    lost = [full(e.source, e.target) if e.target == 2 else e for e in edges]
+    assert found(audit_graph(nodes, lost, FUSED, on)) == [
+        (Severity.LOST_OVERLAP, Rule.EDGE, "fused", (2,))
+    ]
+    assert audit_graph(nodes, edges, STAGES, ALL).findings
 
 
 def test_a_link_that_became_a_full_edge_is_convicted_once_for_all_layers() -> None:

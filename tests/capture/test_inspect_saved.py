@@ -13,7 +13,7 @@ from graphrt.capture.inspect.fold import Run, fold, short_name
 from graphrt.capture.inspect.report import PointsTo
 from graphrt.capture.inspect.schema import dumps, loads
 from graphrt.config import PdlLinks
-from graphrt.kernels.links import STAGES, linked_stages
+from graphrt.kernels.links import linked_stages, stages_of
 from tests.capture.saved_reports import FOLDER, NAMES, saved, without_nodes
 
 CHAINS = [name for name in NAMES if name.startswith("chain")]
@@ -36,12 +36,13 @@ def test_a_saved_report_survives_its_json_and_gives_the_same_findings(name: str)
 def test_the_links_of_a_captured_chain_are_acquitted(name: str) -> None:
     report = saved(name)
     # Saved when conv1d was launched normally.
-    linked = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True))
-    assert find(report, declared=True, stages=STAGES, linked=linked) == []
+    stages = stages_of(fused=False)
+    linked = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True), stages)
+    assert find(report, declared=True, stages=stages, linked=linked) == []
     body = report.bodies[0]
     lost = tuple(replace(e, from_port=0, type=0) if e.target == 3 else e for e in body.edges)
     other = replace(report, bodies=(replace(body, edges=lost),))
-    (finding,) = find(other, declared=True, stages=STAGES, linked=linked)
+    (finding,) = find(other, declared=True, stages=stages, linked=linked)
     assert (finding.severity, finding.node) == ("warning", 3)
     assert "state_update" in finding.sentence
 

@@ -10,13 +10,13 @@ import torch
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels import chain
 from graphrt.kernels.pdl import pdl_supported
-from graphrt.kernels.tuning import ChainLaunch, StateUpdateLaunch, lookup
+from graphrt.kernels.tuning import ChainLaunch, FusedLaunch, StateUpdateLaunch, lookup
 from tests.helpers.cases import BASE, Case
 from tests.helpers.drive import ChainDriver, Report
 from tests.helpers.invariance import check_alone_and_in_company
-from tests.helpers.rows import BF16, FP16, GPU_ROWS
+from tests.helpers.rows import BF16, FP16, GPU_ROWS, RANK
 from tests.helpers.stochastic import check_draws
-from tools.tune import STATE_UPDATE, label
+from tools.tune import FUSED, STATE_UPDATE, label
 
 pytestmark = pytest.mark.gpu
 
@@ -46,28 +46,51 @@ def linked_kernels(driver: ChainDriver) -> dict[str, bool]:
     return {kernel.metadata.name: bool(kernel.metadata.launch_pdl) for kernel in compiled}
 
 
+def let_it_be(fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every chain run the pair, or the fused kernel instead of it."""
+
+    def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
+        return replace(lookup(shape, rows, **key), fused=fused)
+
+    monkeypatch.setattr(chain, "lookup", found)
+
+
+BOTH = pytest.mark.parametrize("fused", [None, FusedLaunch(16)], ids=["pair", "fused"])
+
+
+@BOTH
 @pytest.mark.parametrize("case", GPU_ROWS.values(), ids=GPU_ROWS)
-def test_random_launches_match_the_oracle(case: Case) -> None:
+def test_random_launches_match_the_oracle(
+    case: Case, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it_be(fused, monkeypatch)
     driver, _ = drive(case)
     linked = pdl_supported(driver.device)
+    stages = ("fused",) if fused else ("precompute", "state_update")
     assert linked_kernels(driver) == {
         "_advance_kernel": False,
         "_accept_kernel": False,
         "_conv1d_kernel": linked,
-        "_precompute_kernel": linked,
-        "_state_update_kernel": linked,
+        **{f"_{stage}_kernel": linked for stage in stages},
     }
 
 
+@BOTH
 @pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
-def test_every_choice_of_links_is_right(links: PdlLinks) -> None:
+def test_every_choice_of_links_is_right(
+    links: PdlLinks, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it_be(fused, monkeypatch)
     driver, _ = drive(replace(BASE, activation_dtype=BF16, launch_tokens=(3,)), pdl=links)
     if not pdl_supported(driver.device):
         links = LINKS["none"]
     linked = linked_kernels(driver)
     assert linked["_conv1d_kernel"] == links.conv1d
-    assert linked["_precompute_kernel"] == links.precompute
-    assert linked["_state_update_kernel"] == links.state_update
+    if fused:
+        assert linked["_fused_kernel"] == links.precompute
+    else:
+        assert linked["_precompute_kernel"] == links.precompute
+        assert linked["_state_update_kernel"] == links.state_update
 
 
 def buckets_that_launch_differently(case: Case, largest: int) -> list[int]:
@@ -109,11 +132,41 @@ def test_every_searched_state_update_gives_the_same_bits(
     alone, company = StateUpdateLaunch(16), choice
 
     def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
-        return replace(lookup(shape, rows, **key), state_update=alone if rows == 1 else company)
+        state_update = alone if rows == 1 else company
+        return replace(lookup(shape, rows, **key), state_update=state_update, fused=None)
 
     monkeypatch.setattr(chain, "lookup", found)
     case = replace(case, slots=4, buckets=(4,), launch_tokens=(3,))
     check_alone_and_in_company(case, torch.device("cuda"), [1, 4], launches=20)
+
+
+NARROW_STATE = replace(
+    BASE, heads=16, groups=2, state_dim=64, window=24, activation_dtype=BF16, state_dtype=FP16
+)
+ALIKE = {
+    **WIDE,
+    "activations_fp16": replace(BASE, heads=16, activation_dtype=FP16, state_dtype=FP16),
+    "state_bf16": replace(BASE, heads=16, activation_dtype=BF16, state_dtype=BF16),
+    "state_fp32": replace(BASE, heads=16, state_dim=128, activation_dtype=BF16),
+    "rank": replace(RANK, state_dtype=FP16),
+    "tokens_16": replace(RANK, tokens=16, state_dtype=FP16),
+    "window_24": NARROW_STATE,
+}
+
+
+@pytest.mark.parametrize("choice", [c for c in FUSED if c], ids=label)
+@pytest.mark.parametrize("case", ALIKE.values(), ids=ALIKE)
+def test_one_kernel_gives_the_same_bits_as_two(
+    case: Case, choice: FusedLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its products have tokens as rows where those of the state update have them as columns."""
+
+    def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
+        return replace(lookup(shape, rows, **key), fused=None if rows == 1 else choice)
+
+    monkeypatch.setattr(chain, "lookup", found)
+    case = replace(case, slots=4, buckets=(4,), launch_tokens=(case.tokens,))
+    check_alone_and_in_company(case, torch.device("cuda"), [1, 4], launches=80)
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP16], ids=["bf16", "fp16"])

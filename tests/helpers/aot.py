@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,11 +12,17 @@ from graphrt.cache import ReplayCache
 from graphrt.config import PdlLinks
 from graphrt.kernels.ahead import Launch, recorded
 from graphrt.kernels.chain import BoundChain
+from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.cases import Case
 
 
-def recorded_launches(case: Case, links: PdlLinks, bucket: int) -> dict[str, Launch]:
-    """Return what one launch of ``case``'s chain launches, by stage. Nothing is computed."""
+def recorded_launches(
+    case: Case, links: PdlLinks, bucket: int, fused: FusedLaunch | None = None
+) -> dict[str, Launch]:
+    """Return what one launch of ``case``'s chain launches, by stage. Nothing is computed.
+
+    fused: the kernel that runs instead of precompute and state update, if any.
+    """
     cache = ReplayCache(case.config("cpu"))
     slot_ids = torch.full((bucket,), -1, dtype=torch.int32)
     generator = torch.Generator().manual_seed(0)
@@ -22,6 +30,7 @@ def recorded_launches(case: Case, links: PdlLinks, bucket: int) -> dict[str, Lau
     with pytest.MonkeyPatch.context() as patch, recorded() as launches:
         patch.setattr(chain, "_use_kernels", True)
         patch.setattr(chain, "_links", links)
+        patch.setattr(chain, "_launch", replace(chain._launch, fused=fused))
         chain.advance()
         chain.layer(
             0,

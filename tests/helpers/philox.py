@@ -39,18 +39,19 @@ def philox4x32(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...
     return c0, c1, c2, c3
 
 
-def words_of(seed: int, quad: int, layer: int) -> tuple[int, ...]:
-    """Return the words graphrt documents for four consecutive elements of a slot's state."""
-    return philox4x32((quad, layer, 0, 0), (seed & MASK, seed >> 32 & MASK))
+def words_of(seed: int, octet: int, layer: int) -> tuple[int, ...]:
+    """Return the words graphrt documents for eight consecutive elements of a slot's state."""
+    return philox4x32((octet, layer, 0, 0), (seed & MASK, seed >> 32 & MASK))
 
 
 def check_state_words(got: Tensor, seed: int, layer: int) -> None:
-    """Require (H, P, N) words to be Philox's, four consecutive elements along N to a quad."""
+    """Require (H, P, N) words to be Philox's by halves, eight elements along N to an octet."""
     heads, head_dim, state_dim = got.shape
-    quads_a_row = -(-state_dim // 4)
+    octets_a_row = -(-state_dim // 8)
     for h in range(heads):
         for p in range(head_dim):
-            for q in range(quads_a_row):
-                words = words_of(seed, (h * head_dim + p) * quads_a_row + q, layer)
-                row = [word & MASK for word in got[h, p, 4 * q : 4 * q + 4].tolist()]
-                assert row == list(words[: len(row)]), (h, p, q)
+            for q in range(octets_a_row):
+                words = words_of(seed, (h * head_dim + p) * octets_a_row + q, layer)
+                halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+                row = got[h, p, 8 * q : 8 * q + 8].tolist()
+                assert row == halves[: len(row)], (h, p, q)

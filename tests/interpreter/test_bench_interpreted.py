@@ -11,7 +11,14 @@ import torch
 from graphrt.bench.cases import SHAPES, Case
 from graphrt.bench.contender import convolve
 from graphrt.bench.gate import GateError, check_advance, check_chain
-from graphrt.bench.stages import PAIR, STAGES, advance_calls, chain_calls, stage_calls
+from graphrt.bench.stages import (
+    PAIR,
+    advance_calls,
+    chain_calls,
+    chosen_launch,
+    layer_stages,
+    stage_calls,
+)
 from graphrt.bench.workload import Effort, Workload
 
 # In fp32: the interpreter cuts what it stores as bf16 and does not round.
@@ -25,7 +32,11 @@ def work() -> Workload:
 
 
 def test_what_runs_without_advance_finds_its_rows(work: Workload) -> None:
-    chain, stages, pair = chain_calls(work), stage_calls(work, STAGES), stage_calls(work, PAIR)
+    chain, stages, pair = (
+        chain_calls(work),
+        stage_calls(work, layer_stages(chosen_launch(work))),
+        stage_calls(work, PAIR),
+    )
     check_chain("chain", work, lambda index: chain[index]())
     check_chain("stages", work, lambda index: stages[index]())
 

@@ -2,6 +2,7 @@
 """The Triton kernels, interpreted, against the oracle and, stage by stage, against their twins."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,10 @@ from graphrt.kernels import chain
 from graphrt.kernels.tuning import (
     ChainLaunch,
     Conv1dLaunch,
+    FusedLaunch,
     PrecomputeLaunch,
     StateUpdateLaunch,
+    lookup,
 )
 from tests.helpers.cases import Case
 from tests.helpers.checks import Mismatch
@@ -37,17 +40,38 @@ LAUNCHES = {
         "default",
     ),
 }
+FUSED = {
+    "fused": FusedLaunch(16),
+    "fused_wide": FusedLaunch(32, in_shared=True),
+    "fused_uneven": FusedLaunch(64, 4, in_shared=True),
+}
+LAUNCHES |= {name: replace(LAUNCHES["narrow"], fused=launch) for name, launch in FUSED.items()}
+
+
+def let_it_be(fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every chain run the pair, or the fused kernel instead of it."""
+
+    def found(*given: Any, **named: Any) -> ChainLaunch:
+        return replace(lookup(*given, **named), fused=fused)
+
+    monkeypatch.setattr(chain, "lookup", found)
 
 
 # numpy evaluates what `tl.where` then drops: softplus divides 0 by 0 where exp(dt) is lost in 1.
 @pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
+@pytest.mark.parametrize("fused", [None, FUSED["fused"]], ids=["pair", "fused"])
 @pytest.mark.parametrize("case", INTERPRETED_ROWS.values(), ids=INTERPRETED_ROWS)
-def test_kernels_match_the_oracle_and_their_twins(case: Case) -> None:
+def test_kernels_match_the_oracle_and_their_twins(
+    case: Case, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it_be(fused, monkeypatch)
     report = MirroredDriver(case).run(8)
     assert report.launches == 8
 
 
-def test_two_hundred_launches() -> None:
+@pytest.mark.parametrize("fused", [None, FUSED["fused"]], ids=["pair", "fused"])
+def test_two_hundred_launches(fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_it_be(fused, monkeypatch)
     report = MirroredDriver(SMALLEST).run(200)
     for what in ("flushes", "wraps", "conv_wraps", "padding_rows", "recycled", "clamped"):
         assert getattr(report, what) >= 5, f"{what}: {report}"

@@ -9,6 +9,7 @@ from graphrt.kernels import chain
 from graphrt.kernels.tuning import (
     ChainLaunch,
     Conv1dLaunch,
+    FusedLaunch,
     PrecomputeLaunch,
     StateUpdateLaunch,
 )
@@ -40,7 +41,17 @@ COMPANY = ChainLaunch(
 )
 
 
+COMPANIES = {
+    "pair": COMPANY,
+    "fused": replace(COMPANY, fused=FusedLaunch(16)),
+    "fused_warps": replace(COMPANY, fused=FusedLaunch(32, 2, in_shared=True)),
+}
+
+
+@pytest.mark.parametrize("company", COMPANIES.values(), ids=COMPANIES)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_row_is_the_same_in_every_bucket(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: ALONE if rows == 1 else COMPANY)
+def test_a_row_is_the_same_in_every_bucket(
+    case: Case, company: ChainLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: ALONE if rows == 1 else company)
     check_alone_and_in_company(case, "cpu", [1, 4], launches=20)

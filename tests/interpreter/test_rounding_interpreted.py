@@ -20,15 +20,15 @@ from tests.helpers.rows import BF16, FP16, TINY
 from tests.helpers.stochastic import check_draws
 
 DTYPES = pytest.mark.parametrize("dtype", [BF16, FP16], ids=["bf16", "fp16"])
-ROWS, QUADS = 16, 8
+ROWS, OCTETS = 16, 4
 
 
 @triton.jit
-def _words_kernel(seed_ptr, out_ptr, layer, ROWS: tl.constexpr, QUADS: tl.constexpr):
+def _words_kernel(seed_ptr, out_ptr, layer, ROWS: tl.constexpr, OCTETS: tl.constexpr):
     row = tl.arange(0, ROWS)[:, None]
-    quads = row * QUADS + tl.arange(0, QUADS)[None, :]
-    words = stochastic_words(tl.load(seed_ptr), quads.to(tl.uint32), layer, ROWS, QUADS)
-    tl.store(out_ptr + row * (4 * QUADS) + tl.arange(0, 4 * QUADS)[None, :], words.to(tl.int64))
+    octets = row * OCTETS + tl.arange(0, OCTETS)[None, :]
+    words = stochastic_words(tl.load(seed_ptr), octets.to(tl.uint32), layer, ROWS, OCTETS)
+    tl.store(out_ptr + row * (8 * OCTETS) + tl.arange(0, 8 * OCTETS)[None, :], words.to(tl.int64))
 
 
 @triton.jit
@@ -42,11 +42,11 @@ def _round_kernel(value_ptr, words_ptr, out_ptr, SIZE: tl.constexpr):
 @pytest.mark.parametrize("seed", [0, 1, 2**40 + 12345, 2**63 - 1])
 @pytest.mark.parametrize("layer", [0, 3])
 def test_words_are_philox_and_the_twins(seed: int, layer: int) -> None:
-    words = torch.empty(1, ROWS, 4 * QUADS, dtype=torch.int64)
-    _words_kernel[(1,)](torch.tensor(seed), words, layer, ROWS=ROWS, QUADS=QUADS)
+    words = torch.empty(1, ROWS, 8 * OCTETS, dtype=torch.int64)
+    _words_kernel[(1,)](torch.tensor(seed), words, layer, ROWS=ROWS, OCTETS=OCTETS)
     check_state_words(words, seed, layer)
-    twin = state_words(torch.tensor(seed), torch.tensor(layer), 1, ROWS, 4 * QUADS)
-    assert torch.equal(words & 0xFFFFFFFF, twin)
+    twin = state_words(torch.tensor(seed), torch.tensor(layer), 1, ROWS, 8 * OCTETS)
+    assert torch.equal(words, twin)
 
 
 # numpy warns of the subnormal count of an infinity, then dropped, and of 65536 as an infinity.

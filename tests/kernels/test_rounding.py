@@ -40,17 +40,17 @@ def test_counter_and_key_of_zeros_give_the_known_answer() -> None:
     assert tuple(int(w) for w in philox_words(zero, zero, zero)) == KNOWN_ANSWERS[0][2]
 
 
-def test_words_are_philox_of_seed_quad_and_layer() -> None:
+def test_words_are_philox_of_seed_octet_and_layer() -> None:
     rng = random.Random(0)
     at = [(rng.getrandbits(63), rng.getrandbits(22), rng.getrandbits(8)) for _ in range(200)]
     at += [(2**63 - 1, 2**32 - 1, 2**31 - 1), (2**32, 1, 0), (2**32 - 1, 0, 1)]
-    seed, quad, layer = (torch.tensor(column) for column in zip(*at, strict=True))
-    got = torch.stack(philox_words(seed, quad, layer), dim=1)
+    seed, octet, layer = (torch.tensor(column) for column in zip(*at, strict=True))
+    got = torch.stack(philox_words(seed, octet, layer), dim=1)
     assert [tuple(row) for row in got.tolist()] == [words_of(*each) for each in at]
 
 
 @pytest.mark.parametrize("state_dim", [16, 18])
-def test_four_elements_along_n_share_a_quad(state_dim: int) -> None:
+def test_eight_elements_along_n_share_an_octet(state_dim: int) -> None:
     seeds, layers = torch.tensor([3, 2**40 + 5]), torch.tensor([0, 2])
     words = state_words(seeds, layers, 2, 3, state_dim)
     assert words.shape == (2, 2, 3, state_dim)

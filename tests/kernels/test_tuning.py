@@ -14,6 +14,7 @@ from graphrt.kernels import tuning
 from graphrt.kernels.tuning import (
     ChainLaunch,
     Conv1dLaunch,
+    FusedLaunch,
     Key,
     PrecomputeLaunch,
     StateUpdateLaunch,
@@ -46,15 +47,17 @@ def test_every_bucket_finds_a_configuration_that_triton_takes(shape: ChainShape)
             assert stage.num_warps in (1, 2, 4, 8, 16)
 
 
-def test_fewer_rows_than_a_product_are_refused() -> None:
+@pytest.mark.parametrize("kind", [StateUpdateLaunch, FusedLaunch])
+def test_fewer_rows_than_a_product_are_refused(kind: type) -> None:
     with pytest.raises(ConfigError, match=r"block_head_dim=8: .*; use 16"):
-        StateUpdateLaunch(8)
+        kind(8)
 
 
-def test_warps_without_a_state_to_share_are_refused() -> None:
-    assert StateUpdateLaunch(16, 4, in_shared=True).num_warps == 4
+@pytest.mark.parametrize("kind", [StateUpdateLaunch, FusedLaunch])
+def test_warps_without_a_state_to_share_are_refused(kind: type) -> None:
+    assert kind(16, 4, in_shared=True).num_warps == 4
     with pytest.raises(ConfigError, match=r"num_warps=4: .*; set in_shared"):
-        StateUpdateLaunch(16, 4)
+        kind(16, 4)
 
 
 def test_look_up_is_pure() -> None:
@@ -169,6 +172,12 @@ def test_an_architecture_reads_its_own_table(
                 "in_shared": True,
                 "early_b": False,
                 "max_registers": 96,
+            },
+            "fused": {
+                "block_head_dim": 16,
+                "num_warps": 4,
+                "in_shared": True,
+                "max_registers": None,
             },
         },
     }

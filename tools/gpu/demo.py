@@ -111,7 +111,9 @@ def _wrong_links(generator: TextGenerator) -> list[str]:
             continue
         try:
             names, edges = read_graph(graph.graph)
-            found = check_links(names, edges, config.layers, linked=linked)
+            found = check_links(
+                names, edges, graph.value.chain.stages, config.layers, linked=linked
+            )
         except DriverError as error:  # what others put into the graph may not be readable
             found = [str(error)]
         failures += [f"model, bucket {graph.bucket}: {failure}" for failure in found]

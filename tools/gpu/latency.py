@@ -20,6 +20,7 @@ import torch
 
 from graphrt.bench.cases import Case
 from graphrt.bench.conditions import REPOSITORY
+from graphrt.bench.stages import LONGEST, longest_stage
 from graphrt.latency.budget import Budget
 from graphrt.latency.cases import with_settings
 from graphrt.latency.chain import Planted, case_name, chain_builder
@@ -35,7 +36,6 @@ from graphrt.latency.yardsticks import Yardsticks
 from tools.gpu.spinner import measure_spinner
 
 _ALARMS = (Verdict.SLOWER, Verdict.FASTER)
-_STAGE = "state_update"
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ def section_record(trial: Trial) -> dict[str, Any]:
     old, new = map(load, files)
     for name, case in old.cases.items():
         for key in case.series:
-            if key.part == _STAGE:
+            if key.part in LONGEST:
                 trial.stage_us[name] = float(torch.tensor(case.series[key]).median())
     return {"seconds_each": seconds, **_told(compare(old, new), alarms_fail=not trial.quick)}
 
@@ -114,17 +114,17 @@ def section_self(trial: Trial) -> dict[str, Any]:
 
 
 def section_planted(trial: Trial) -> dict[str, Any]:
-    """Plant a spinning kernel after the state update: with its launch, a share of that stage."""
+    """Plant a spinning kernel after the longest stage: with its launch, a share of that stage."""
     failures, found = [], []
     case = trial.cases[-1]
-    name = case_name(case)
+    name, stage = case_name(case), longest_stage(case, trial.device)
     stage_us = trial.stage_us.get(name, 30.0)
     spinner = measure_spinner(trial.device)
     for share in trial.planted_shares:
         spin, spin_us = spinner.plant(share * stage_us)
         sides = (
             trial.side("as it is", [case], trial.fast),
-            trial.side(f"planted {share:.0%}", [case], trial.fast, planted=Planted(_STAGE, spin)),
+            trial.side(f"planted {share:.0%}", [case], trial.fast, planted=Planted(stage, spin)),
         )
         compared = compare_live(sides, [name], trial.device, trial.fast)
         told = _told(compared)
@@ -132,7 +132,7 @@ def section_planted(trial: Trial) -> dict[str, Any]:
         found.append(told)
         if compared.verdict is not Verdict.SLOWER:
             failures.append(f"planted {share:.0%}: {compared.verdict}")
-        elif not any(line.startswith(f"stage: {_STAGE}") for line in compared.why[name]):
+        elif not any(line.startswith(f"stage: {stage}") for line in compared.why[name]):
             failures.append(f"planted {share:.0%}: the stage is not named: {compared.why[name]}")
     return {
         "failures": trial.judged(failures),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from graphrt.capture import driver
 from graphrt.capture.cuda_graph import CudaGraph
 from graphrt.capture.driver import Edge
 from graphrt.capture.graph import Graph
+from graphrt.kernels.links import StageAccess
 from graphrt.kernels.pdl import pdl_supported
 from graphrt.runtime import DecodeRuntime
 from graphrt.step import ChainStep
@@ -20,12 +22,6 @@ from tools.gpu.settings import Settings
 from tools.gpu.workload import captured, describe, random_weights, serving_config
 
 LAYERS = 2
-LINKS = (
-    ("_conv1d_kernel", "_precompute_kernel"),
-    ("_precompute_kernel", "_state_update_kernel"),
-)
-# Into conv1d, where nothing but the chain is in the graph.
-ENTRIES = (("_advance_kernel", "_conv1d_kernel"), ("_state_update_kernel", "_conv1d_kernel"))
 
 
 def programmatic_links(settings: Settings) -> dict[str, Any]:
@@ -47,7 +43,8 @@ def programmatic_links(settings: Settings) -> dict[str, Any]:
             runtime.capture(ChainStep(config, weights))
             for graph in captured(runtime):
                 names, edges = read_graph(graph.graph)
-                found = check_chain(names, edges, LAYERS, linked=pdl and supported)
+                stages = graph.value.chain.stages
+                found = check_chain(names, edges, stages, LAYERS, linked=pdl and supported)
                 what = f"bucket {graph.bucket}, T {graph.tokens}, PDL {'on' if pdl else 'off'}"
                 failures += [f"{what}: {failure}" for failure in found]
                 graphs.append(
@@ -83,20 +80,25 @@ def read_graph(graph: Graph) -> tuple[dict[int, str], list[Edge]]:
 
 
 def check_chain(
-    names: dict[int, str], edges: Sequence[Edge], layers: int, *, linked: bool
+    names: dict[int, str],
+    edges: Sequence[Edge],
+    stages: Sequence[StageAccess],
+    layers: int,
+    *,
+    linked: bool,
 ) -> list[str]:
     """Return what is wrong with the graph of a chain alone: advance, then every layer in order."""
-    expected = ["_advance_kernel"]
-    for _ in range(layers):
-        expected += ["_conv1d_kernel", "_precompute_kernel", "_state_update_kernel"]
+    once, *layer = (stage.kernel for stage in stages)
+    expected = [once, *layer * layers]
     failures = []
     order = chain_order(names, edges)
     if order != expected:
         failures.append(f"the nodes in order are {order}")
-    failures += check_links(names, edges, layers, linked=linked)
-    for link, count in zip(ENTRIES, (1, layers - 1), strict=True):
+    failures += check_links(names, edges, stages, layers, linked=linked)
+    entries = ((once, layer[0]), (layer[-1], layer[0]))  # nothing but the chain is in the graph
+    for link, count in zip(entries, (1, layers - 1), strict=True):
         failures += _check_link(link, count, names, edges, linked=linked)
-    known = LINKS + ENTRIES
+    known = (*pairwise(layer), *entries)
     others = [edge for edge in edges if (names[edge.source], names[edge.target]) not in known]
     failures += [
         f"{names[edge.source]} → {names[edge.target]} is not a full dependency: {edge}"
@@ -107,13 +109,19 @@ def check_chain(
 
 
 def check_links(
-    names: dict[int, str], edges: Sequence[Edge], layers: int, *, linked: bool
+    names: dict[int, str],
+    edges: Sequence[Edge],
+    stages: Sequence[StageAccess],
+    layers: int,
+    *,
+    linked: bool,
 ) -> list[str]:
     """Return what is wrong with the chain's links in a graph that may hold other work too.
 
     What comes before conv1d may be anything there, and is not looked at.
     """
-    found = [_check_link(link, layers, names, edges, linked=linked) for link in LINKS]
+    links = pairwise(stage.kernel for stage in stages[1:])
+    found = [_check_link(link, layers, names, edges, linked=linked) for link in links]
     return [failure for failures in found for failure in failures]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -70,22 +70,44 @@ class StateUpdateLaunch:
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a product lacks rows, or warps the memory that they share."""
-        if self.block_head_dim < 16:
-            rule = "a product has 16 rows"
-            raise ConfigError(sentence("block_head_dim", self.block_head_dim, rule, "use 16"))
-        if self.num_warps > 1 and not self.in_shared:
-            rule = "several warps share a state in shared memory"
-            raise ConfigError(sentence("num_warps", self.num_warps, rule, "set in_shared"))
+        _check_tile(self.block_head_dim, self.num_warps, self.in_shared)
+
+
+@dataclass(frozen=True, slots=True)
+class FusedLaunch:
+    """fused: as `StateUpdateLaunch`; with several warps, a fold's B is loaded when it is wanted."""
+
+    block_head_dim: int
+    num_warps: int = 1
+    in_shared: bool = False
+    max_registers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a product lacks rows, or warps the memory that they share."""
+        _check_tile(self.block_head_dim, self.num_warps, self.in_shared)
+
+
+def _check_tile(block_head_dim: int, num_warps: int, in_shared: bool) -> None:
+    if block_head_dim < 16:
+        rule = "a product has 16 rows"
+        raise ConfigError(sentence("block_head_dim", block_head_dim, rule, "use 16"))
+    if num_warps > 1 and not in_shared:
+        rule = "several warps share a state in shared memory"
+        raise ConfigError(sentence("num_warps", num_warps, rule, "set in_shared"))
 
 
 @dataclass(frozen=True, slots=True)
 class ChainLaunch:
-    """The launch configuration of all three stages, and how the table matched."""
+    """The launch configuration of all stages, and how the table matched.
+
+    fused: where it is not None, one kernel does what precompute and state update do.
+    """
 
     conv1d: Conv1dLaunch
     precompute: PrecomputeLaunch
     state_update: StateUpdateLaunch
     match: Match
+    fused: FusedLaunch | None = None
 
     @classmethod
     def from_choice(cls, choice: dict[str, Any], match: Match) -> ChainLaunch:
@@ -95,6 +117,7 @@ class ChainLaunch:
             PrecomputeLaunch(**choice["precompute"]),
             StateUpdateLaunch(**choice["state_update"]),
             match,
+            FusedLaunch(**choice["fused"]) if choice.get("fused") else None,
         )
 
     def choice(self) -> dict[str, Any]:
@@ -212,7 +235,7 @@ def choose(
     if near is not None and near[0] <= _MOST_DOUBLINGS:
         entry, launch = entries[near[3]]
         match: Match = "exact" if entry == key else "nearest"
-        return ChainLaunch(launch.conv1d, launch.precompute, launch.state_update, match)
+        return replace(launch, match=match)
     return next(launch for most_rows, launch in fallback if key.row_heads <= most_rows)
 
 

@@ -19,7 +19,7 @@ import torch
 from graphrt.cache import ReplayCache
 from graphrt.config import RuntimeConfig
 from graphrt.kernels import tuning
-from graphrt.kernels.tuning import ChainLaunch, StateUpdateLaunch
+from graphrt.kernels.tuning import ChainLaunch, FusedLaunch, StateUpdateLaunch
 from graphrt.latency.samplers import Samplers
 from graphrt.latency.subject import Build, Subject
 
@@ -62,13 +62,14 @@ class FaultySubject:
 
 @contextlib.contextmanager
 def smaller_tile() -> Iterator[None]:
-    """Let the tuning entry of the state update have tiles of 16 rows of P, one warp each."""
+    """Let the tuning entry of the longest stage have tiles of 16 rows of P, one warp each."""
 
     choose = tuning.choose
 
     def changed(*given: Any) -> ChainLaunch:
         found = choose(*given)
-        return replace(found, state_update=StateUpdateLaunch(16))
+        fused = None if found.fused is None else FusedLaunch(16, in_shared=True)
+        return replace(found, state_update=StateUpdateLaunch(16), fused=fused)
 
     with mock.patch.object(tuning, "choose", changed):
         yield

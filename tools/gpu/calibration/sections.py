@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graphrt.bench.cases import Case
+from graphrt.bench.stages import LONGEST, longest_stage
 from graphrt.latency.cases import with_settings
 from graphrt.latency.chain import Planted
 from graphrt.latency.compare import Comparison
@@ -19,8 +20,6 @@ from tools.gpu.calibration.waits import section_wait
 from tools.gpu.spinner import measure_spinner
 
 SHARES = (0.03, 0.05, 0.10)
-
-_STAGE = "state_update"
 
 
 def section_self(bench: Bench, until: float) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def section_self(bench: Bench, until: float) -> dict[str, Any]:
 
 
 def section_kernel(bench: Bench, until: float) -> dict[str, Any]:
-    """Plant a kernel after the state update that takes shares of the whole, its launch included.
+    """Plant a kernel after the longest stage that takes shares of the whole, its launch included.
 
     Each at the smallest batch whose share is more than the launch alone.
     """
@@ -50,7 +49,7 @@ def section_kernel(bench: Bench, until: float) -> dict[str, Any]:
         )
         work, us = spinner.plant(planted * whole_us[case.batch])
         tally = LossTally(bench.repeats, _kernel_named, planted)
-        spun = Planted(_STAGE, work)
+        spun = Planted(longest_stage(case, bench.device), work)
 
         def once(case: Case = case, spun: Planted = spun) -> Comparison:
             old, new = bench.side("as it is", case), bench.side("planted", case, planted=spun)
@@ -77,7 +76,7 @@ def section_link(bench: Bench, until: float) -> dict[str, Any]:
 
 
 def section_tile(bench: Bench, until: float) -> dict[str, Any]:
-    """Give the state update a worse tuning entry, of smaller tiles."""
+    """Give the longest stage a worse tuning entry, of smaller tiles."""
     case, fault = bench.cases[0], faults.smaller_tile
     return _planted(bench, until, _tile_named, lambda: bench.side("tile", case, fault=fault))
 
@@ -105,7 +104,7 @@ def _part(until: float, left: int) -> float:
 
 
 def _kernel_named(why: list[str]) -> bool:
-    return _has(why, f"stage: {_STAGE} ") and _has(why, "graph: kernels ", "was absent, is ")
+    return _stage_named(why) and _has(why, "graph: kernels ", "was absent, is ")
 
 
 def _link_named(why: list[str]) -> bool:
@@ -113,12 +112,16 @@ def _link_named(why: list[str]) -> bool:
 
 
 def _tile_named(why: list[str]) -> bool:
-    return _has(why, f"stage: {_STAGE} ") and _has(why, f"tuning: {_STAGE} block_head_dim: ")
+    return _stage_named(why) and any(_has(why, f"tuning: {s} block_head_dim: ") for s in LONGEST)
 
 
 def _load_named(why: list[str]) -> bool:
-    wide = f"kernel: _{_STAGE}_kernel: loads are narrower: "
-    return _has(why, f"stage: {_STAGE} ") and _has(why, wide)
+    narrower = "_kernel: loads are narrower: "
+    return _stage_named(why) and any(_has(why, f"kernel: _{s}{narrower}") for s in LONGEST)
+
+
+def _stage_named(why: list[str]) -> bool:
+    return any(_has(why, f"stage: {stage} ") for stage in LONGEST)
 
 
 def _has(why: list[str], begins: str, contains: str = "") -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphrt.bench.stages import longest_stage
 from graphrt.latency.compare import Comparison
 from graphrt.latency.verdict import Verdict
 from tools.gpu.calibration import faults
@@ -21,7 +22,8 @@ from tools.gpu.calibration.tally import (
 )
 
 _CLEAR_GAIN = 0.05
-_WAITS = (("precompute",), ("state_update",), ("precompute", "state_update"))
+_PAIR = (("precompute",), ("state_update",), ("precompute", "state_update"))
+_FUSED = (("fused",),)
 
 
 def section_wait(bench: Bench, until: float) -> dict[str, Any]:
@@ -33,8 +35,9 @@ def section_wait(bench: Bench, until: float) -> dict[str, Any]:
     """
     case = bench.cases[0]
     right_us = bench.chain_us(case)
-    gains = {w: 1 - bench.chain_us(case, faults.missing_wait(*w)) / right_us for w in _WAITS}
-    clear = (waits for waits in _WAITS if gains[waits] >= _CLEAR_GAIN)
+    choices = _FUSED if longest_stage(case, bench.device) == "fused" else _PAIR
+    gains = {w: 1 - bench.chain_us(case, faults.missing_wait(*w)) / right_us for w in choices}
+    clear = (waits for waits in choices if gains[waits] >= _CLEAR_GAIN)
     waits = next(clear, max(gains, key=lambda one: gains[one]))
     fault, counts = faults.missing_wait(*waits), WaitCounts()
 

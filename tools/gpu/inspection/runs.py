@@ -16,10 +16,11 @@ from graphrt.capture.inspect.delay import delayed_producer_run
 from graphrt.capture.inspect.poison import poison_run
 from graphrt.declared import cache_manifest
 from graphrt.kernels.chain import BoundChain
+from graphrt.kernels.fused import fused
 from graphrt.kernels.precompute import precompute
 from graphrt.kernels.state_update import state_update
 from graphrt.kernels.tensors import SCRATCH, LayerInputs
-from graphrt.kernels.tuning import architecture, lookup
+from graphrt.kernels.tuning import FusedLaunch, architecture, lookup
 from graphrt.models.bundled import bundled_model
 from graphrt.models.generate import TextGenerator
 from graphrt.models.greedy import GreedyStep
@@ -149,11 +150,23 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
             launch=launch.state_update,
         )
 
+    def run_fused() -> None:
+        fused(
+            *stage,
+            out,
+            shape=shape,
+            window=config.window,
+            stochastic=True,
+            links=config.pdl,
+            launch=launch.fused or FusedLaunch(16),
+        )
+
     others = ("conv_out", "row_cursors")  # of conv1d and advance
     made = {name: getattr(scratch, name) for name in SCRATCH if name not in others}
     runs = {
         "precompute": (run_precompute, {"conv_out": scratch.conv_out}, made),
         "state_update": (run_state_update, {"conv_out": scratch.conv_out, **made}, {"out": out}),
+        "fused": (run_fused, {"conv_out": scratch.conv_out}, {"out": out}),
     }
     for name, (run, fed, results) in runs.items():
         whole = {key: tensor for key, tensor in fed.items() if tensor.is_contiguous()}

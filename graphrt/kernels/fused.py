@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fused: precompute and state update in one kernel, where a launch is better off with one.
+
+A program has a tile as the state update's, some rows of P of one head. It makes the causal matrix
+of its head itself, in the registers that it is multiplied from: nothing is handed on through memory
+and nobody is waited for but conv1d. Tiles of a head, and heads of a group, repeat what precompute
+does once for all of them; that is worth it where a launch is short, and where it is so long that
+memory alone counts.
+
+The same products in the same order as precompute and state update, the same bits, though tokens are
+rows of all of them (`graphrt.kernels.token_rows`), where those of the state update have tokens as
+columns. A fold turns the B that C has met, and loads none.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from graphrt.config import ChainShape, PdlLinks
+from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
+from graphrt.kernels.decay import decay_over, fixed_steps, plus
+from graphrt.kernels.fold import b_of_history, fold
+from graphrt.kernels.fragments import (
+    at_once,
+    c_layout,
+    causal_layout,
+    columns_from,
+    most_warps,
+    of_one_head_layout,
+    out_layout,
+    padded_rows,
+    turned,
+    vector,
+    whole_product_layout,
+    x_layout,
+)
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.pdl import signal_consumer, wait_for_producer
+from graphrt.kernels.precompute import softplus
+from graphrt.kernels.products import into_range, product, product_apart
+from graphrt.kernels.ptx import exp, loads_stay_ahead
+from graphrt.kernels.row_cursors import (
+    FLUSHED,
+    HELD,
+    RAND_SEED,
+    RING_START,
+    ROW,
+    SLOT,
+    ring_row,
+    row_cursor,
+)
+from graphrt.kernels.state_tile import ask_for_state, state_columns, wait_for_state
+from graphrt.kernels.state_update import x_rows
+from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.token_rows import (
+    causal_rows,
+    of_tokens,
+    products_with_b,
+    state_columns_of,
+    token_rows,
+    x_columns,
+    y_of,
+)
+from graphrt.kernels.tuning import FusedLaunch
+from graphrt.memory import padded_tokens, padded_window
+
+_TRITON = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+@jit(do_not_specialize=["layer"])
+def _fused_kernel(
+    # pointers
+    conv_out_ptr,
+    dt_ptr,
+    A_ptr,
+    dt_bias_ptr,
+    state_ptr,
+    x_ring_ptr,
+    b_ring_ptr,
+    dt_ring_ptr,
+    D_ptr,
+    z_ptr,
+    out_ptr,
+    row_cursors_ptr,
+    # sizes
+    layer,
+    # strides, in elements
+    stride_conv_row,
+    stride_conv_token,
+    stride_dt_row,
+    stride_dt_token,
+    stride_dt_head,
+    stride_state_slot,
+    stride_x_slot,
+    stride_b_slot,
+    stride_b_group,
+    stride_dt_ring_slot,
+    stride_z_row,
+    stride_z_token,
+    stride_z_head,
+    stride_z_dim,
+    stride_out_row,
+    stride_out_token,
+    stride_out_head,
+    stride_out_dim,
+    # limits
+    dt_min,
+    dt_max,
+    # constants
+    H: tl.constexpr,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    G: tl.constexpr,
+    T: tl.constexpr,
+    RING_ROWS: tl.constexpr,
+    PLANES: tl.constexpr,
+    READ_C: tl.constexpr,
+    HAS_DT_BIAS: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    WAIT: tl.constexpr,
+    SIGNAL: tl.constexpr,
+    IN_SHARED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    signal_consumer(SIGNAL)
+    P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
+    HEADS_PER_GROUP: tl.constexpr = H // G
+    line = gl.program_id(1).to(gl.int64)
+    head = gl.program_id(0) // P_BLOCKS
+    first_row = gl.program_id(0) % P_BLOCKS * BLOCK_P
+    group = head // HEADS_PER_GROUP
+    a = gl.load(A_ptr + head)
+    if HAS_DT_BIAS:
+        bias = gl.load(dt_bias_ptr + head).to(gl.float32)
+    if HAS_D:
+        skip = gl.load(D_ptr + head).to(gl.float32)
+    slot = row_cursor(row_cursors_ptr, line, SLOT).to(gl.int32).to(gl.int64)
+    row = row_cursor(row_cursors_ptr, line, ROW).to(gl.int32).to(gl.int64)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
+    held = row_cursor(row_cursors_ptr, line, HELD).to(gl.int32)
+    flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
+    seed = row_cursor(row_cursors_ptr, line, RAND_SEED) if STOCHASTIC else 0
+    live = slot >= 0
+
+    # The state, which is farthest away; then the history.
+    state_ptr += slot * stride_state_slot + head * (P * N)
+    V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
+    state = ask_for_state(state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    loads_stay_ahead()
+    HISTORY: tl.constexpr = c_layout(BLOCK_W, BLOCK_N, V, WARPS)
+    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
+    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
+    b_ring_ptr += slot * stride_b_slot + group * stride_b_group
+    b_past = gl.load(
+        b_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * N + n[None, :],
+        mask=(past < held)[:, None] & (n < N)[None, :],  # held is 0 in padding rows
+        other=0.0,
+    )  # [BLOCK_W, BLOCK_N]
+    PAST: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS)
+    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, PAST))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, PAST))
+    x_ring_ptr += slot * stride_x_slot + head * (RING_ROWS * P)
+    x_past = gl.load(
+        x_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * P + p[None, :],
+        mask=(past < held)[:, None] & (p < P)[None, :],
+        other=0.0,
+    )  # [BLOCK_W, BLOCK_P]
+    OF_HEAD: tl.constexpr = of_one_head_layout(WARPS)
+    past = gl.arange(0, BLOCK_W, layout=OF_HEAD)
+    dt_ring_ptr += slot * stride_dt_ring_slot + head * RING_ROWS
+    dt_past = gl.load(
+        dt_ring_ptr + ring_row(ring_start + past, RING_ROWS), mask=past < held, other=0.0
+    )
+    token = gl.arange(0, BLOCK_T, layout=OF_HEAD)
+    mask_token = (token < T) & live
+    dt_ptr += row * stride_dt_row + head * stride_dt_head
+    raw = gl.load(dt_ptr + token * stride_dt_token, mask=mask_token, other=0.0).to(gl.float32)
+
+    # What conv1d wrote.
+    conv_out_ptr += row * stride_conv_row
+    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
+    of_c = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
+    mask_c = ((of_c < T) & live)[:, None] & (n < N)[None, :]
+    b_ptrs = conv_out_ptr + H * P + group * N + of_c[:, None] * stride_conv_token + n[None, :]
+    NEW: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS)
+    of_x = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, NEW))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, NEW))
+    mask_x = ((of_x < T) & live)[:, None] & (p < P)[None, :]
+    x_ptrs = conv_out_ptr + head * P + of_x[:, None] * stride_conv_token + p[None, :]
+    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
+    of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
+    mask_y = (of_y < T)[:, None] & (p < P)[None, :]
+    x_of_y_ptrs = conv_out_ptr + head * P + of_y[:, None] * stride_conv_token + p[None, :]
+    wait_for_producer(WAIT)
+    c_new = gl.load(b_ptrs + G * N, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
+    b_new = gl.load(b_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
+    x_new = gl.load(x_ptrs, mask=mask_x, other=0.0)  # [BLOCK_T, BLOCK_P]
+    x_of_y = gl.load(x_of_y_ptrs, mask=mask_y & live, other=0.0)  # the same, where y will be
+    if HAS_Z:
+        z_ptr += row * stride_z_row + head * stride_z_head
+        z = gl.load(
+            z_ptr + of_y[:, None] * stride_z_token + p[None, :] * stride_z_dim,
+            mask=mask_y & live,
+            other=0.0,
+        ).to(gl.float32)
+    # The products start from 0 * C[0, 0], loaded last: none starts before a load.
+    loads_stay_ahead()
+    first_c = gl.load(conv_out_ptr + H * P + (G + group) * N, mask=live, other=0.0)
+
+    # dt, the decays, what the causal matrix and a fold multiply by.
+    if HAS_DT_BIAS:
+        raw += bias
+    dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
+    dt_new = gl.where(mask_token, dt_new, 0.0)
+    steps_past = fixed_steps(dt_past, a)
+    total = gl.sum(steps_past, 0)  # over the whole history
+    weight = decay_over(total - gl.associative_scan(steps_past, 0, plus)) * dt_past
+    cum_new = gl.associative_scan(fixed_steps(dt_new, a), 0, plus)  # after it
+    OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
+    OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_T, WARPS)
+    gain_past = _at_tokens(decay_over(cum_new), OF_PAST) * _at_columns(weight, OF_PAST)
+    gain_new = decay_over(_at_tokens(cum_new, OF_NEW) - _at_columns(cum_new, OF_NEW))
+    t = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OF_NEW))[:, None]
+    j = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(0, OF_NEW))[None, :]
+    gain_new = gl.where(j <= t, gain_new * _at_columns(dt_new, OF_NEW), 0.0)
+
+    # The causal matrix.
+    zero = 0.0 * first_c.to(gl.float32)
+    products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
+    products_new = of_tokens(products_with_b(c_new, b_new, zero, V, WARPS), BLOCK_T)
+    causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
+    causal_new = gain_new * gl.convert_layout(products_new, OF_NEW, assert_trivial=True)
+
+    # The outputs.
+    read_c, undo = into_range(c_new, READ_C, V, C)
+    decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
+    wait_for_state(IN_SHARED)
+    y = _read_out(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    within = _within(
+        causal_past,
+        causal_new,
+        x_columns(x_past, WARPS),
+        x_columns(padded_rows(x_new, 16), WARPS),
+        PLANES,
+        WARPS,
+    )
+    y = y_of(y, OUT, BLOCK_T) * decay + y_of(within, OUT, BLOCK_T)
+    if HAS_D:
+        y += x_of_y.to(gl.float32) * skip
+    if HAS_Z:
+        y *= z / (1.0 + exp(-z))
+    out_ptr += row * stride_out_row + head * stride_out_head
+    gl.store(
+        out_ptr + of_y[:, None] * stride_out_token + p[None, :] * stride_out_dim,
+        gl.where(live, y, 0.0).to(out_ptr.dtype.element_ty),
+        mask=mask_y,
+    )
+
+    # The history grows: each x by who has it, dt by a head's first tile, B by its group's.
+    end = ring_start + held
+    gl.store(
+        x_ring_ptr + ring_row(end + of_y, RING_ROWS)[:, None] * P + p[None, :],
+        x_of_y,
+        mask=mask_y & live,
+    )
+    if first_row == 0:
+        gl.store(dt_ring_ptr + ring_row(end + token, RING_ROWS), dt_new, mask=mask_token)
+        if head % HEADS_PER_GROUP == 0:
+            gl.store(
+                b_ring_ptr + ring_row(end + of_c, RING_ROWS)[:, None] * N + n[None, :],
+                b_new,
+                mask=mask_c,
+            )
+
+    if flush:
+        TURNED: tl.constexpr = WARPS == 1 and b_past.dtype.primitive_bitwidth == 16
+        if TURNED:
+            b_folded = turned(b_past, V)
+        else:
+            b_folded = b_of_history(
+                b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS
+            )
+        fold_weight = gl.convert_layout(weight, gl.SliceLayout(1, PAST))
+        fold(
+            state_ptr,
+            state,
+            first_row,
+            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS),
+            b_folded,
+            decay_over(total),
+            seed,
+            head * (P * ((N + 7) // 8)),
+            layer,
+            P,
+            N,
+            STOCHASTIC,
+            BLOCK_P,
+            BLOCK_N,
+            V,
+            WARPS,
+            IN_SHARED,
+            TURNED,
+        )
+
+
+@jit
+def _at_tokens(value, LAYOUT: tl.constexpr):
+    """Return [tokens] for every column of what is in ``LAYOUT``."""
+    return gl.convert_layout(value, gl.SliceLayout(1, LAYOUT))[:, None]
+
+
+@jit
+def _at_columns(value, LAYOUT: tl.constexpr):
+    """Return [columns] for every token of what is in ``LAYOUT``."""
+    return gl.convert_layout(value, gl.SliceLayout(0, LAYOUT))[None, :]
+
+
+@jit
+def _read_out(
+    state, c, zero, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
+    WARPS: tl.constexpr, IN_SHARED: tl.constexpr,
+):  # fmt: skip
+    """Return C times the state, [16, ROWS], rows and columns a product's.
+
+    state: as `state_tile.ask_for_state` returns it.
+    """
+    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
+    high = gl.zeros([16, ROWS], gl.float32, whole_product_layout(WARPS)) + zero
+    low = high
+    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
+        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
+        rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS)
+        high, low = product_apart(rows, state_columns_of(tile, V, WARPS), high, low, True)
+    return high + low
+
+
+@jit
+def _within(causal_past, causal_new, x_past, x_new, PLANES: tl.constexpr, WARPS: tl.constexpr):
+    """Return the causal matrix times x, [16, rows of P], rows and columns a product's.
+
+    PLANES: as precompute hands the matrix on, in one of fp32, or in one as x and what that left.
+    """
+    none = gl.zeros([16, x_past.shape[1]], gl.float32, whole_product_layout(WARPS))
+    if PLANES == 2:
+        high_past, high_new = causal_past.to(x_past.dtype), causal_new.to(x_new.dtype)
+        low_past = (causal_past - high_past.to(gl.float32)).to(x_past.dtype)
+        low_new = (causal_new - high_new.to(gl.float32)).to(x_new.dtype)
+        within = product(causal_rows(low_past, WARPS), x_past, none)
+        within = product(causal_rows(low_new, WARPS), x_new, within)
+        within = product(causal_rows(high_new, WARPS), x_new, within)
+        within = product(causal_rows(high_past, WARPS), x_past, within)
+    else:
+        within = product(causal_rows(causal_new, WARPS), x_new, none, True)
+        within = product(causal_rows(causal_past, WARPS), x_past, within, True)
+    return within
+
+
+def fused(
+    inputs: LayerInputs,
+    weights: LayerWeights,
+    cache: LayerCache,
+    scratch: Scratch,
+    out: Tensor,
+    *,
+    shape: ChainShape,
+    window: int,
+    stochastic: bool,
+    links: PdlLinks,
+    launch: FusedLaunch,
+) -> Compiled:
+    """Write ``out`` (rows, T, H, P); append x, B and dt to rings; fold and store on a flush.
+
+    Of the scratch it reads ``conv_out``, only after its wait, and ``row_cursors``; it writes none.
+    Inputs, state and history are older and read before. Padding rows give zeros and touch no cache.
+    """
+    rows, tokens = out.shape[:2]
+    z = inputs.z
+    block = launch.block_head_dim
+    block_n, element = triton.next_power_of_2(shape.state_dim), cache.state.element_size()
+    in_shared = launch.in_shared and shape.state_dim * element % 4 == 0  # as cp.async copies
+    warps = min(launch.num_warps, most_warps(block_n, 8 * element, tokens)) if in_shared else 1
+    grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
+    return _fused_kernel[grid](
+        scratch.conv_out,
+        inputs.dt,
+        weights.A,
+        weights.dt_bias,
+        cache.state,
+        cache.x_ring,
+        cache.b_ring,
+        cache.dt_ring,
+        weights.D,
+        z,
+        out,
+        scratch.row_cursors,
+        cache.layer,
+        scratch.conv_out.stride(0),
+        scratch.conv_out.stride(1),
+        *inputs.dt.stride(),
+        cache.state.stride(0),
+        cache.x_ring.stride(0),
+        cache.b_ring.stride(0),
+        cache.b_ring.stride(1),
+        cache.dt_ring.stride(0),
+        *(z.stride() if z is not None else (0, 0, 0, 0)),
+        *out.stride(),
+        shape.dt_min,
+        shape.dt_max,
+        H=shape.heads,
+        P=shape.head_dim,
+        N=shape.state_dim,
+        G=shape.groups,
+        T=tokens,
+        RING_ROWS=cache.dt_ring.shape[2],
+        PLANES=scratch.causal.shape[2],
+        READ_C=_TRITON[scratch.read_c.dtype],
+        HAS_DT_BIAS=weights.dt_bias is not None,
+        HAS_D=weights.D is not None,
+        HAS_Z=z is not None,
+        STOCHASTIC=stochastic,
+        WAIT=links.precompute,
+        SIGNAL=links.conv1d,
+        IN_SHARED=in_shared,
+        BLOCK_P=block,
+        BLOCK_T=padded_tokens(tokens),
+        BLOCK_W=padded_window(window),
+        BLOCK_N=block_n,
+        WARPS=warps,
+        num_warps=warps,
+        maxnreg=launch.max_registers,
+        launch_pdl=links.precompute,
+        **NO_CONTRACTION,
+    )

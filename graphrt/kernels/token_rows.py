@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products whose rows are tokens, the fused kernel's: what they meet lies as it was loaded.
+
+C and the causal matrix are rows, of 16 that a product has the first 8 or all. Columns are tokens of
+the history or of the launch, and rows of P. With lane = 4 g + t (`graphrt.kernels.fragments`):
+
+    C      [token, N]  token = g, n = V consecutive for t               rows of a product
+    B      [j, N]      j = g, the same n                                columns of a product
+    state  [P, N]      p = 2, 4 or 8 consecutive for g, the same n      columns of a product
+    causal [token, j]  token = g, j = 2t, 2t + 1, 8 + 2t, 9 + 2t        a product, then its rows
+    x      [j, P]      the same j, p as the state                       columns of a product
+    y      [token, P]  token = g, p twice as many consecutive, for t    a product, stored as it is
+
+P's columns are numbered (f, g) where memory has (g, f).
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from graphrt.kernels.fragments import padded_rows, whole_product_layout
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.products import product
+
+
+@jit
+def token_rows(value, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return [8 or 16 tokens, K] as the rows of a product; a thread has V of K together."""
+    ROWS: tl.constexpr = gl.DotOperandLayout(0, whole_product_layout(WARPS), V)
+    return gl.convert_layout(padded_rows(value, 16), ROWS, assert_trivial=True)
+
+
+@jit
+def causal_rows(causal, WARPS: tl.constexpr):
+    """Return a part of the causal matrix [tokens, columns] as rows of a product, 16 columns up."""
+    if causal.shape[1] == 8:
+        both = gl.permute(gl.join(causal, gl.zeros_like(causal)), [0, 2, 1])
+        causal = gl.reshape(both, [causal.shape[0], 16])
+    return token_rows(causal, 2, WARPS)
+
+
+@jit
+def b_columns(b, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return B [tokens or history, N] as the columns of a product."""
+    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, whole_product_layout(WARPS), V)
+    return gl.convert_layout(gl.permute(b, [1, 0]), COLUMNS, assert_trivial=True)
+
+
+@jit
+def products_with_b(c, b, zero, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return C_t . B_j of every token t and b's tokens j, [16, b's tokens], rows a product's.
+
+    c: [8 or 16 tokens, N]. b: [history or tokens, N], in the order of a product's columns. zero:
+    added to the 0 that the products start from.
+    """
+    none = gl.zeros([16, b.shape[0]], gl.float32, whole_product_layout(WARPS))
+    return product(token_rows(c, V, WARPS), b_columns(b, V, WARPS), none + zero)
+
+
+@jit
+def state_columns_of(tile, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return a state tile [rows of P, N] as the columns of a product."""
+    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, whole_product_layout(WARPS), V)
+    P: tl.constexpr = tile.shape[0]
+    N: tl.constexpr = tile.shape[1]
+    apart = gl.permute(gl.reshape(tile, [8, P // 8, N]), [1, 0, 2])
+    tile = gl.permute(gl.reshape(apart, [P, N]), [1, 0])
+    return gl.convert_layout(tile, COLUMNS, assert_trivial=True)
+
+
+@jit
+def x_columns(x, WARPS: tl.constexpr):
+    """Return x [16 tokens or more, rows of P] as the columns of a product."""
+    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, whole_product_layout(WARPS), 2)
+    J: tl.constexpr = x.shape[0]
+    P: tl.constexpr = x.shape[1]
+    apart = gl.permute(gl.reshape(x, [J, 8, P // 8]), [0, 2, 1])
+    return gl.convert_layout(gl.reshape(apart, [J, P]), COLUMNS, assert_trivial=True)
+
+
+@jit
+def of_tokens(rows, BLOCK_T: tl.constexpr):
+    """Return the rows of a product [16, columns] that are tokens: the first 8 or all."""
+    found = rows
+    if BLOCK_T == 8:
+        halves = gl.permute(gl.reshape(rows, [2, 8, rows.shape[1]]), [1, 2, 0])
+        found, _ = gl.split(halves)
+    return found
+
+
+@jit
+def y_of(rows, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr):
+    """Return a product's y [BLOCK_T, rows of P] in the order of memory, in ``LAYOUT``."""
+    P: tl.constexpr = rows.shape[1]
+    apart = gl.reshape(of_tokens(rows, BLOCK_T), [BLOCK_T, P // 8, 8])
+    y = gl.reshape(gl.permute(apart, [0, 2, 1]), [BLOCK_T, P])
+    return gl.convert_layout(y, LAYOUT, assert_trivial=True)
