@@ -110,6 +110,7 @@ def _distinct_launches(
             state_dtype=config.state_dtype,
             activation_dtype=config.activation_dtype,
             rounding=config.rounding,
+            window=config.window,
             arch=_target(capability),
         )
         for count in rows

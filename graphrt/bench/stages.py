@@ -41,7 +41,7 @@ LONGEST: tuple[Stage, ...] = ("state_update", "fused")
 
 def longest_stage(case: Case, device: torch.device) -> Stage:
     """Return which of `LONGEST` the chain runs."""
-    return layer_stages(find(case.key(), architecture(device)))[-1]
+    return layer_stages(find(case.key(), architecture(device), case.window))[-1]
 
 
 def parts_of(launch: ChainLaunch) -> dict[str, tuple[Stage, ...]]:
@@ -60,7 +60,7 @@ def parts_of(launch: ChainLaunch) -> dict[str, tuple[Stage, ...]]:
 
 def chosen_launch(work: Workload) -> ChainLaunch:
     """Return the configuration that the chain looks up for this workload."""
-    return find(work.case.key(), architecture(work.device))
+    return find(work.case.key(), architecture(work.device), work.case.window)
 
 
 def stage_calls(

@@ -72,6 +72,7 @@ class BoundChain:
             state_dtype=config.state_dtype,
             activation_dtype=config.activation_dtype,
             rounding=config.rounding,
+            window=config.window,
             arch=architecture(config.device),
         )
         self._stochastic = config.rounding == "stochastic"

@@ -23,7 +23,6 @@ from graphrt.kernels.fragments import (
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_in_bf16
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
-from graphrt.kernels.row_cursors import ring_row
 from graphrt.kernels.state_tile import state_columns
 
 
@@ -46,7 +45,7 @@ def b_of_history(
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
     return gl.load(
-        b_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * N + n[None, :],
+        b_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * N + n[None, :],
         mask=(past < held)[:, None] & (n < N)[None, :],
         other=0.0,
     )

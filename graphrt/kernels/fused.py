@@ -40,7 +40,7 @@ from graphrt.kernels.fragments import (
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.precompute import softplus
-from graphrt.kernels.products import into_range, product, product_apart
+from graphrt.kernels.products import into_range_in_pairs, product, product_apart
 from graphrt.kernels.ptx import exp, loads_stay_ahead
 from graphrt.kernels.row_cursors import (
     FLUSHED,
@@ -243,7 +243,7 @@ def _fused_kernel(
     causal_new = gain_new * gl.convert_layout(products_new, OF_NEW, assert_trivial=True)
 
     # The outputs.
-    read_c, undo = into_range(c_new, READ_C, V, C)
+    read_c, undo = into_range_in_pairs(c_new, READ_C, V, C)
     decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
     wait_for_state(IN_SHARED)
     y = _read_out(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)

@@ -43,7 +43,7 @@ from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.products import into_range
 from graphrt.kernels.ptx import ask_for_in_l2, exp, loads_stay_ahead
-from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, ring_row, row_cursor
+from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
 from graphrt.memory import padded_tokens, padded_window
@@ -143,7 +143,7 @@ def _precompute_kernel(
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
     b_ring_ptr += slot * stride_b_slot + group * stride_b_group
     b_past = gl.load(
-        b_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * N + n[None, :],
+        b_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * N + n[None, :],
         mask=(past < held)[:, None] & (n < N)[None, :],  # held is 0 in padding rows
         other=0.0,
     )  # [BLOCK_W, BLOCK_N]
@@ -154,7 +154,7 @@ def _precompute_kernel(
     dt_ring_ptr += slot * stride_dt_ring_slot
     a = gl.load(A_ptr + head, mask=is_head, other=0.0)
     dt_past = gl.load(
-        dt_ring_ptr + head[:, None] * RING_ROWS + ring_row(ring_start + past, RING_ROWS)[None, :],
+        dt_ring_ptr + head[:, None] * RING_ROWS + ((ring_start + past) % RING_ROWS)[None, :],
         mask=is_head[:, None] & (past < held)[None, :],
         other=0.0,
     )  # [BLOCK_H, BLOCK_W]
@@ -201,7 +201,7 @@ def _precompute_kernel(
     # While they come: dt, the decays, what a fold multiplies by.
     dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
     dt_new = gl.where(mask_token, dt_new, 0.0)
-    token_row = ring_row(ring_start + held + token, RING_ROWS)
+    token_row = (ring_start + held + token) % RING_ROWS
     gl.store(
         dt_ring_ptr + head_new[:, None] * RING_ROWS + token_row[None, :], dt_new, mask=mask_token
     )
@@ -233,7 +233,7 @@ def _precompute_kernel(
     zero = 0.0 * first_c.to(gl.float32)[:, None]
     products_past = causal_products(c_new, b_past, zero, OF_PAST, BLOCK_T, V, WARPS)
     products_new = causal_products(c_new, b_new, zero, OF_NEW, BLOCK_T, V, WARPS)
-    read_c, undo = into_range(c_new, read_c_ptr.dtype.element_ty, V, C)
+    read_c, undo = into_range(c_new, read_c_ptr.dtype.element_ty, C)
     undo = gl.convert_layout(undo, gl.SliceLayout(0, NEW))
     gl.store(
         decay_ptr + row * stride_decay_row + head_new[:, None] * stride_decay_head + token[None, :],
@@ -241,7 +241,7 @@ def _precompute_kernel(
         mask=is_head_new[:, None] & (token < T)[None, :],
     )
     if chunk == 0:  # one program of the group appends its B and hands its C on
-        new_row = ring_row(ring_start + held + new, RING_ROWS)
+        new_row = (ring_start + held + new) % RING_ROWS
         gl.store(b_ring_ptr + new_row[:, None] * N + n[None, :], b_new, mask=mask_b)
         read_c_ptr += row * stride_read_row + group * stride_read_group
         gl.store(

@@ -82,23 +82,30 @@ def product_in_bf16(a, b, acc, PARTS: tl.constexpr):
 
 
 @jit
-def into_range(c, DTYPE: tl.constexpr, V: tl.constexpr, LAYOUT: tl.constexpr):
-    """Return C [tokens, N] in ``LAYOUT``, a `c_layout`, as `graphrt.kernels.dot.into_range` does.
-
-    bf16 into fp16 two at a time, as they lie in registers.
-    """
-    OF_TOKEN: tl.constexpr = gl.SliceLayout(1, LAYOUT)
+def into_range(c, DTYPE: tl.constexpr, LAYOUT: tl.constexpr):
+    """Return C [tokens, N] in ``LAYOUT`` as `graphrt.kernels.dot.into_range` does."""
     if c.dtype == DTYPE:
         moved = c
-        undo = gl.full([c.shape[0]], 1.0, gl.float32, OF_TOKEN)
-    elif c.dtype == gl.bfloat16 and DTYPE == gl.float16 and not INTERPRETED:
-        scale, undo = scales(_largest(c, V))
-        scale = gl.convert_layout(scale, OF_TOKEN, assert_trivial=True)
-        undo = gl.convert_layout(undo, OF_TOKEN, assert_trivial=True)
-        moved = in_pairs_scaled_to_fp16(c, scale.to(gl.bfloat16)[:, None])
+        undo = gl.full([c.shape[0]], 1.0, gl.float32, gl.SliceLayout(1, LAYOUT))
     else:
         scale, undo = scales(gl.max(gl.abs(c.to(gl.float32)), 1))
         moved = (c.to(gl.float32) * scale[:, None]).to(DTYPE)
+    return moved, undo
+
+
+@jit
+def into_range_in_pairs(c, DTYPE: tl.constexpr, V: tl.constexpr, LAYOUT: tl.constexpr):
+    """Return the same, bf16 into fp16 two at a time, as they lie in registers of a `c_layout`.
+
+    The fused kernel gains by fewer instructions and registers; precompute was 2 to 5 % slower.
+    """
+    if c.dtype == gl.bfloat16 and DTYPE == gl.float16 and not INTERPRETED:
+        scale, undo = scales(_largest(c, V))
+        scale = gl.convert_layout(scale, gl.SliceLayout(1, LAYOUT), assert_trivial=True)
+        undo = gl.convert_layout(undo, gl.SliceLayout(1, LAYOUT), assert_trivial=True)
+        moved = in_pairs_scaled_to_fp16(c, scale.to(gl.bfloat16)[:, None])
+    else:
+        moved, undo = into_range(c, DTYPE, LAYOUT)
     return moved, undo
 
 

@@ -45,7 +45,6 @@ from graphrt.kernels.row_cursors import (
     RING_START,
     ROW,
     SLOT,
-    ring_row,
     row_cursor,
 )
 from graphrt.kernels.state_tile import ask_for_state, wait_for_state
@@ -142,7 +141,7 @@ def _state_update_kernel(
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, PAST))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, PAST))
     x_past = gl.load(
-        x_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * P + p[None, :],
+        x_ring_ptr + ((ring_start + past) % RING_ROWS)[:, None] * P + p[None, :],
         mask=(past < held)[:, None] & (p < P)[None, :],  # held is 0 in padding rows
         other=0.0,
     )  # [BLOCK_W, BLOCK_P]
@@ -225,7 +224,7 @@ def _state_update_kernel(
         y.to(out_ptr.dtype.element_ty),
         mask=mask_x,
     )
-    new_row = ring_row(ring_start + held + token, RING_ROWS)
+    new_row = (ring_start + held + token) % RING_ROWS
     gl.store(x_ring_ptr + new_row[:, None] * P + p[None, :], x_new, mask=mask_x & live)
 
     if flush:

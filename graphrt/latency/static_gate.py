@@ -61,7 +61,7 @@ def predictions(arch: str) -> dict[str, Any]:
 
 def predict(case: Case, arch: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return ``us`` of one layer's chain, and ``from``: table, exact or nearest, or the model."""
-    launch = tuning.find(case.key(), arch)
+    launch = tuning.find(case.key(), arch, case.window)
     us = scaled(case, launch, entries) if launch.match != "default" else None
     source = f"table, {launch.match}"
     if us is None:

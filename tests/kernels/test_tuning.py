@@ -190,9 +190,11 @@ def test_an_architecture_reads_its_own_table(
     shape = ChainShape(heads=16, head_dim=64, state_dim=128)
     what = {"tokens": 6, "state_dtype": torch.float16, "activation_dtype": torch.bfloat16}
     tuned = lookup(shape, 4, arch="sm_90", **what)
+    wide = lookup(shape, 4, arch="sm_90", window=17, **what)
     other = lookup(shape, 4, arch="sm_80", **what)
     tuning.measured.cache_clear()
     assert (tuned.match, tuned.choice()) == ("exact", entry["choice"])
+    assert wide == replace(tuned, fused=None)  # the fused kernel was not measured there
     assert (other.match, other.state_update) == ("default", FEW)
 
 

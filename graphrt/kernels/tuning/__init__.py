@@ -30,6 +30,9 @@ Match = Literal["exact", "nearest", "default"]
 # together is nearer the truth than the default. Beyond the largest measured, a GPU stays full.
 _MOST_DOUBLINGS = 2.0
 _OTHER_ROUNDING = 0.5
+FUSED_WINDOW = 16
+"""The widest window at which the fused kernel was measured. A wider one takes it up to 80 registers
+more, at 32 rows of P a third of the programs that wait for memory side by side: the pair runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +195,13 @@ def lookup(
     state_dtype: torch.dtype = torch.float32,
     activation_dtype: torch.dtype = torch.bfloat16,
     rounding: Rounding = "nearest",
+    window: int = FUSED_WINDOW,
     arch: str | None = None,
 ) -> ChainLaunch:
     """Return the launch configuration for ``rows`` rows of ``shape``; there always is one.
 
-    arch: as `architecture` returns it. Reads the tables in the package and nothing else.
+    window: above `FUSED_WINDOW` nothing is fused. arch: as `architecture` returns it. Reads the tables
+    in the package and nothing else.
     """
     key = Key.of(
         shape,
@@ -206,12 +211,13 @@ def lookup(
         activation_dtype=activation_dtype,
         rounding=rounding,
     )
-    return find(key, arch)
+    return find(key, arch, window)
 
 
-def find(key: Key, arch: str | None) -> ChainLaunch:
+def find(key: Key, arch: str | None, window: int) -> ChainLaunch:
     """Return the launch configuration for ``key``, as `lookup` does."""
-    return choose(key, measured(arch) if arch else (), defaults())
+    found = choose(key, measured(arch) if arch else (), defaults())
+    return found if window <= FUSED_WINDOW else replace(found, fused=None)
 
 
 def choose(

@@ -125,6 +125,7 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
         state_dtype=config.state_dtype,
         activation_dtype=config.activation_dtype,
         rounding=config.rounding,
+        window=config.window,
         arch=architecture(context.device),
     )
     caches = {n: getattr(layer, n) for n in ("state", "x_ring", "b_ring", "dt_ring", "conv_ring")}

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fold makes of the B that C has met: the names follow the elements that movmatrix moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import TensorHandle
+
+from graphrt.kernels import fragments
+from graphrt.kernels.fragments import turned
+
+
+@triton.jit
+def _turn(b_ptr, out_ptr, W: tl.constexpr, N: tl.constexpr, V: tl.constexpr):
+    at = tl.arange(0, W)[:, None] * N + tl.arange(0, N)[None, :]
+    tl.store(out_ptr + at, turned(tl.load(b_ptr + at), V))
+
+
+def movmatrix(value: Any, v: int) -> Any:
+    """Return what lanes hold after it, under the names of what they held: a `c_layout` of ``v``.
+
+    PTX: lane 4 g + t gives elements 2t and 2t + 1 of row g, and gets those of column g.
+    """
+    b = value.handle.data
+    moved = b.copy()
+    tokens, columns = b.shape
+    for first_token in range(0, tokens, 8):
+        for first in range(0, columns, 4 * v):
+            for pair in range(0, v, 2):  # a register of each lane
+                held = {
+                    (g, t): (first_token + g, first + t * v + pair)
+                    for g in range(8)
+                    for t in range(4)
+                }
+                matrix = [
+                    [b[held[g, c // 2][0], held[g, c // 2][1] + c % 2] for c in range(8)]
+                    for g in range(8)
+                ]
+                for (g, t), (j, n) in held.items():
+                    moved[j, n], moved[j, n + 1] = matrix[2 * t][g], matrix[2 * t + 1][g]
+    return tl.tensor(TensorHandle(moved, value.handle.dtype), value.type)
+
+
+@pytest.mark.parametrize(("window", "state_dim", "v"), [(16, 128, 8), (32, 64, 8), (16, 64, 4)])
+def test_an_element_keeps_its_name(
+    window: int, state_dim: int, v: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fragments, "INTERPRETED", tl.constexpr(False))
+    monkeypatch.setattr(fragments, "turned_blocks", lambda b: movmatrix(b, v))
+    b = torch.randperm(window * state_dim).view(window, state_dim).to(torch.int16)
+    out = torch.zeros_like(b)
+    _turn[(1,)](b, out, W=window, N=state_dim, V=v)
+    assert torch.equal(out, b)
+    monkeypatch.setattr(fragments, "turned_blocks", lambda b: b)
+    _turn[(1,)](b, out, W=window, N=state_dim, V=v)
+    assert not torch.equal(out, b), "nothing was renamed"
