@@ -41,7 +41,7 @@ from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.precompute import softplus
 from graphrt.kernels.products import into_range_in_pairs, product, product_apart
-from graphrt.kernels.ptx import exp, loads_stay_ahead
+from graphrt.kernels.ptx import exp, loads_stay_ahead, zero_once_there
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -214,7 +214,7 @@ def _fused_kernel(
             mask=mask_y & live,
             other=0.0,
         ).to(gl.float32)
-    # The products start from 0 * C[0, 0], loaded last: none starts before a load.
+    # The products start from a 0 that is made of C[0, 0], loaded last: none starts before a load.
     loads_stay_ahead()
     first_c = gl.load(conv_out_ptr + H * P + (G + group) * N, mask=live, other=0.0)
 
@@ -236,7 +236,7 @@ def _fused_kernel(
     gain_new = gl.where(j <= t, gain_new * _at_columns(dt_new, OF_NEW), 0.0)
 
     # The causal matrix.
-    zero = 0.0 * first_c.to(gl.float32)
+    zero = zero_once_there(first_c)
     products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
     products_new = of_tokens(products_with_b(c_new, b_new, zero, V, WARPS), BLOCK_T)
     causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)

@@ -200,8 +200,8 @@ def lookup(
 ) -> ChainLaunch:
     """Return the launch configuration for ``rows`` rows of ``shape``; there always is one.
 
-    window: above `FUSED_WINDOW` nothing is fused. arch: as `architecture` returns it. Reads the tables
-    in the package and nothing else.
+    window: above `FUSED_WINDOW` nothing is fused. arch: as `architecture` returns it. Reads the
+    tables in the package and nothing else.
     """
     key = Key.of(
         shape,
