@@ -8,7 +8,7 @@ Sections in this order, each by itself; one that fails is recorded and the other
     self      200 comparisons of the code with itself: at most 5 % with SLOWER or FASTER in them
     kernel    a kernel more, 3, 5 and 10 % of the whole: from 5 % on at least 95 % SLOWER, named
     link      PDL off: as above, by the loss that is measured; the lost links named
-    tile      a worse tuning entry of the state update: its smaller tile named
+    tile      a worse tuning entry of the longest stage: its smaller tile named
     load      a state that is not aligned: the narrower loads named
     wait      waits left out: FASTER, and refused by the gate or held to be unsafe by the audit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -114,33 +114,19 @@ def _stages(
     scratch = call.after.scratch(case.batch, case.tokens)
     layer = call.after.layer(0)
     given = (work.inputs, work.weights, layer, scratch)
+    whole = (*given, work.out)
+    sizes: dict[str, Any] = {"shape": shape, "window": window, "links": links}
     twin = (work.inputs, work.weights, layer, call.after.cursors, call.slot_ids, scratch)
 
     def kernels() -> None:
         if "conv1d" in stages:
             conv1d(*given, links=replace(links, conv1d=False), launch=launch.conv1d)
         if "precompute" in stages:
-            precompute(*given, shape=shape, window=window, links=links, launch=launch.precompute)
+            precompute(*given, **sizes, launch=launch.precompute)
         if "state_update" in stages:
-            state_update(
-                *given,
-                work.out,
-                shape=shape,
-                window=window,
-                stochastic=stochastic,
-                links=links,
-                launch=launch.state_update,
-            )
+            state_update(*whole, **sizes, stochastic=stochastic, launch=launch.state_update)
         if "fused" in stages and launch.fused is not None:
-            fused(
-                *given,
-                work.out,
-                shape=shape,
-                window=window,
-                stochastic=stochastic,
-                links=links,
-                launch=launch.fused,
-            )
+            fused(*whole, **sizes, stochastic=stochastic, launch=launch.fused)
 
     def twins() -> None:
         if "conv1d" in stages:

@@ -258,6 +258,13 @@ def rows_of_product(value):
 
 
 @jit
+def x_rows(x, WARPS: tl.constexpr):
+    """Return x [tokens or history, BLOCK_P] as the rows of a product."""
+    X_ROWS: tl.constexpr = gl.DotOperandLayout(0, product_layout(WARPS), 2)
+    return gl.convert_layout(rows_of_product(gl.permute(x, [1, 0])), X_ROWS, assert_trivial=True)
+
+
+@jit
 def rows_of_memory(value):
     """Return [rows, K] of a product with its rows in the order of P."""
     ROWS: tl.constexpr = value.shape[0]

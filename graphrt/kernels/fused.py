@@ -24,24 +24,22 @@ from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.decay import decay_over, fixed_steps, plus
 from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import (
-    at_once,
     c_layout,
     causal_layout,
-    columns_from,
-    most_warps,
     of_one_head_layout,
     out_layout,
     padded_rows,
     turned,
     vector,
-    whole_product_layout,
     x_layout,
+    x_rows,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.precompute import softplus
-from graphrt.kernels.products import into_range_in_pairs, product, product_apart
+from graphrt.kernels.products import into_range_in_pairs
 from graphrt.kernels.ptx import exp, loads_stay_ahead, zero_once_there
+from graphrt.kernels.read_out import read_out_by_token
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -52,15 +50,12 @@ from graphrt.kernels.row_cursors import (
     ring_row,
     row_cursor,
 )
-from graphrt.kernels.state_tile import ask_for_state, state_columns, wait_for_state
-from graphrt.kernels.state_update import x_rows
+from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.token_rows import (
-    causal_rows,
+    causal_times_x,
     of_tokens,
     products_with_b,
-    state_columns_of,
-    token_rows,
     x_columns,
     y_of,
 )
@@ -246,8 +241,8 @@ def _fused_kernel(
     read_c, undo = into_range_in_pairs(c_new, READ_C, V, C)
     decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
     wait_for_state(IN_SHARED)
-    y = _read_out(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
-    within = _within(
+    y = read_out_by_token(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    within = causal_times_x(
         causal_past,
         causal_new,
         x_columns(x_past, WARPS),
@@ -326,46 +321,6 @@ def _at_columns(value, LAYOUT: tl.constexpr):
     return gl.convert_layout(value, gl.SliceLayout(0, LAYOUT))[None, :]
 
 
-@jit
-def _read_out(
-    state, c, zero, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, IN_SHARED: tl.constexpr,
-):  # fmt: skip
-    """Return C times the state, [16, ROWS], rows and columns a product's.
-
-    state: as `state_tile.ask_for_state` returns it.
-    """
-    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
-    high = gl.zeros([16, ROWS], gl.float32, whole_product_layout(WARPS)) + zero
-    low = high
-    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
-        rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS)
-        high, low = product_apart(rows, state_columns_of(tile, V, WARPS), high, low, True)
-    return high + low
-
-
-@jit
-def _within(causal_past, causal_new, x_past, x_new, PLANES: tl.constexpr, WARPS: tl.constexpr):
-    """Return the causal matrix times x, [16, rows of P], rows and columns a product's.
-
-    PLANES: as precompute hands the matrix on, in one of fp32, or in one as x and what that left.
-    """
-    none = gl.zeros([16, x_past.shape[1]], gl.float32, whole_product_layout(WARPS))
-    if PLANES == 2:
-        high_past, high_new = causal_past.to(x_past.dtype), causal_new.to(x_new.dtype)
-        low_past = (causal_past - high_past.to(gl.float32)).to(x_past.dtype)
-        low_new = (causal_new - high_new.to(gl.float32)).to(x_new.dtype)
-        within = product(causal_rows(low_past, WARPS), x_past, none)
-        within = product(causal_rows(low_new, WARPS), x_new, within)
-        within = product(causal_rows(high_new, WARPS), x_new, within)
-        within = product(causal_rows(high_past, WARPS), x_past, within)
-    else:
-        within = product(causal_rows(causal_new, WARPS), x_new, none, True)
-        within = product(causal_rows(causal_past, WARPS), x_past, within, True)
-    return within
-
-
 def fused(
     inputs: LayerInputs,
     weights: LayerWeights,
@@ -387,9 +342,8 @@ def fused(
     rows, tokens = out.shape[:2]
     z = inputs.z
     block = launch.block_head_dim
-    block_n, element = triton.next_power_of_2(shape.state_dim), cache.state.element_size()
-    in_shared = launch.in_shared and shape.state_dim * element % 4 == 0  # as cp.async copies
-    warps = min(launch.num_warps, most_warps(block_n, 8 * element, tokens)) if in_shared else 1
+    element = cache.state.element_size()
+    in_shared, warps = where_it_waits(launch, shape.state_dim, element, tokens)
     grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _fused_kernel[grid](
         scratch.conv_out,
@@ -435,7 +389,7 @@ def fused(
         BLOCK_P=block,
         BLOCK_T=padded_tokens(tokens),
         BLOCK_W=padded_window(window),
-        BLOCK_N=block_n,
+        BLOCK_N=triton.next_power_of_2(shape.state_dim),
         WARPS=warps,
         num_warps=warps,
         maxnreg=launch.max_registers,

@@ -11,8 +11,8 @@ conv1d and advance have completed then too, and all scratch may be overwritten.
 
 A kernel's signal is what its consumer relies on before its own wait. precompute signals before it
 waits: of what comes before, a state update may rely only on what precompute could. conv1d signals
-after its wait: everything ahead of conv1d has completed when precompute starts. advance and the
-state update signal first thing: conv1d relies on nothing of theirs before its wait.
+after its wait: everything ahead of conv1d has completed when precompute, or fused, starts. advance,
+the state update and fused signal first thing: conv1d relies on nothing of theirs before its wait.
 """
 
 from __future__ import annotations

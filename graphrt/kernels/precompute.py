@@ -137,6 +137,7 @@ def _precompute_kernel(
         _ask_for_states(state_ptr, heads * (P * N), (line < ROWS_AHEAD) & live)
 
     # The history.
+    # As the fused kernel, which has one V for all: sums over N in the same order.
     V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
     HISTORY: tl.constexpr = columns_layout(BLOCK_W, BLOCK_N, V, WARPS)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))

@@ -8,10 +8,24 @@ take what they need.
 
 from __future__ import annotations
 
+import triton
 import triton.language as tl
 
-from graphrt.kernels.fragments import columns_from, slots_layout, state_layout
+from graphrt.kernels.fragments import columns_from, most_warps, slots_layout, state_layout
 from graphrt.kernels.gluon import fetch, fetched, gl, jit, part
+from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
+
+
+def where_it_waits(
+    launch: StateUpdateLaunch | FusedLaunch, state_dim: int, element_size: int, tokens: int
+) -> tuple[bool, int]:
+    """Return whether a state waits in shared memory, and how many warps a program has for it.
+
+    What ``launch`` says, where cp.async can copy a row's elements, and warps have columns to share.
+    """
+    in_shared = launch.in_shared and state_dim * element_size % 4 == 0  # as cp.async copies
+    most = most_warps(triton.next_power_of_2(state_dim), 8 * element_size, tokens)
+    return in_shared, min(launch.num_warps, most) if in_shared else 1
 
 
 @jit

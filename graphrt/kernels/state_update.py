@@ -25,13 +25,12 @@ from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import (
     c_layout,
     causal_layout,
-    most_warps,
     padded_rows,
     product_layout,
     rows_of_memory,
-    rows_of_product,
     vector,
     x_layout,
+    x_rows,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
@@ -47,7 +46,7 @@ from graphrt.kernels.row_cursors import (
     SLOT,
     row_cursor,
 )
-from graphrt.kernels.state_tile import ask_for_state, wait_for_state
+from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import StateUpdateLaunch
 from graphrt.memory import padded_tokens, padded_window
@@ -276,13 +275,6 @@ def _causal(
 
 
 @jit
-def x_rows(x, WARPS: tl.constexpr):
-    """Return x [tokens or history, BLOCK_P] as the rows of a product."""
-    X_ROWS: tl.constexpr = gl.DotOperandLayout(0, product_layout(WARPS), 2)
-    return gl.convert_layout(rows_of_product(gl.permute(x, [1, 0])), X_ROWS, assert_trivial=True)
-
-
-@jit
 def _causal_columns(causal, WARPS: tl.constexpr):
     """Return a part of the causal matrix as the columns of a product with x, 16 rows or more."""
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, product_layout(WARPS), 2)
@@ -312,9 +304,8 @@ def state_update(
     rows, tokens = out.shape[:2]
     z = inputs.z
     block = launch.block_head_dim
-    block_n, element = triton.next_power_of_2(shape.state_dim), cache.state.element_size()
-    in_shared = launch.in_shared and shape.state_dim * element % 4 == 0  # as cp.async copies
-    warps = min(launch.num_warps, most_warps(block_n, 8 * element, tokens)) if in_shared else 1
+    element = cache.state.element_size()
+    in_shared, warps = where_it_waits(launch, shape.state_dim, element, tokens)
     grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _state_update_kernel[grid](
         scratch.conv_out,
@@ -360,7 +351,7 @@ def state_update(
         BLOCK_P=block,
         BLOCK_T=padded_tokens(tokens),
         BLOCK_W=padded_window(window),
-        BLOCK_N=block_n,
+        BLOCK_N=triton.next_power_of_2(shape.state_dim),
         WARPS=warps,
         num_warps=warps,
         maxnreg=launch.max_registers,

@@ -79,6 +79,29 @@ def x_columns(x, WARPS: tl.constexpr):
 
 
 @jit
+def causal_times_x(
+    causal_past, causal_new, x_past, x_new, PLANES: tl.constexpr, WARPS: tl.constexpr
+):
+    """Return the causal matrix times x, [16, rows of P], rows and columns a product's.
+
+    PLANES: as precompute hands the matrix on, in one of fp32, or in one as x and what that left.
+    """
+    none = gl.zeros([16, x_past.shape[1]], gl.float32, whole_product_layout(WARPS))
+    if PLANES == 2:
+        high_past, high_new = causal_past.to(x_past.dtype), causal_new.to(x_new.dtype)
+        low_past = (causal_past - high_past.to(gl.float32)).to(x_past.dtype)
+        low_new = (causal_new - high_new.to(gl.float32)).to(x_new.dtype)
+        within = product(causal_rows(low_past, WARPS), x_past, none)
+        within = product(causal_rows(low_new, WARPS), x_new, within)
+        within = product(causal_rows(high_new, WARPS), x_new, within)
+        within = product(causal_rows(high_past, WARPS), x_past, within)
+    else:
+        within = product(causal_rows(causal_new, WARPS), x_new, none, True)
+        within = product(causal_rows(causal_past, WARPS), x_past, within, True)
+    return within
+
+
+@jit
 def of_tokens(rows, BLOCK_T: tl.constexpr):
     """Return the rows of a product [16, columns] that are tokens: the first 8 or all."""
     found = rows

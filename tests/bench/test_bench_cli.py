@@ -120,6 +120,8 @@ def test_tuning_writes_what_look_up_finds(tmp_path: Path, monkeypatch: pytest.Mo
     base = ["--quick", "--device", "cpu", "--shape", "tiny", "--state-dtype", "fp16"]
     assert tune.main([*base, "--batch", "1", "2", "--out", str(out), "--commit", "abc"]) == 0
     assert tune.main([*base, "--batch", "2", "--out", str(out)]) == 0  # again: in its place
+    part = ["--stage", "conv1d", "--batch", "2", "--out", str(out)]
+    assert tune.main([*base, *part]) == 0  # one stage: what was tried of the others stays
     table = json.loads(out.read_text(encoding="utf-8"))
     assert len(table["entries"]) == 2
     for entry in table["entries"]:

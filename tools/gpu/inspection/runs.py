@@ -135,32 +135,16 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
         for name, tensor in caches.items():
             tensor.copy_(saved[name])
 
+    sizes: dict[str, Any] = {"shape": shape, "window": config.window, "links": config.pdl}
+
     def run_precompute() -> None:
-        precompute(
-            *stage, shape=shape, window=config.window, links=config.pdl, launch=launch.precompute
-        )
+        precompute(*stage, **sizes, launch=launch.precompute)
 
     def run_state_update() -> None:
-        state_update(
-            *stage,
-            out,
-            shape=shape,
-            window=config.window,
-            stochastic=True,
-            links=config.pdl,
-            launch=launch.state_update,
-        )
+        state_update(*stage, out, **sizes, stochastic=True, launch=launch.state_update)
 
     def run_fused() -> None:
-        fused(
-            *stage,
-            out,
-            shape=shape,
-            window=config.window,
-            stochastic=True,
-            links=config.pdl,
-            launch=launch.fused or FusedLaunch(16),
-        )
+        fused(*stage, out, **sizes, stochastic=True, launch=launch.fused or FusedLaunch(16))
 
     others = ("conv_out", "row_cursors")  # of conv1d and advance
     made = {name: getattr(scratch, name) for name in SCRATCH if name not in others}

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled kernels of the chain as it is shipped, for the audit, and what they are held to.
+
+One rank of eight of a real model, as in tests/test_aot.py. Nothing runs, no GPU is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from graphrt.capture.audit.links import KernelCode, Link, chain_links
+from graphrt.config import PdlLinks
+from graphrt.kernels.links import linked_stages, stages_of
+from graphrt.kernels.tuning import FusedLaunch
+from tests.helpers.aot import recorded_launches
+from tests.helpers.cases import Case
+from tests.helpers.rows import FP16, RANK
+
+STOCHASTIC = replace(RANK, state_dtype=FP16, rounding="stochastic")
+BARE = replace(RANK, has_D=False, has_z=False, has_dt_bias=False, has_conv_bias=False)
+ALL = PdlLinks(conv1d=True, precompute=True, state_update=True)
+INNER = PdlLinks(conv1d=False, precompute=True, state_update=True)
+NONE = PdlLinks(conv1d=False, precompute=False, state_update=False)
+ONLY_CONV1D = PdlLinks(conv1d=True, precompute=False, state_update=False)
+ONLY_PRECOMPUTE = PdlLinks(conv1d=False, precompute=True, state_update=False)
+ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
+EARLY, LATE = 1, 64  # rows of RANK where a state update loads B before its wait, and after it
+
+
+PAIR, ONE = stages_of(fused=False), stages_of(fused=True)
+SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
+
+
+@cache
+def codes(
+    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
+) -> dict[str, KernelCode]:
+    launches = recorded_launches(case, links, bucket, fused)
+    return {stage: KernelCode.of(one.compile(capability)) for stage, one in launches.items()}
+
+
+def links_of() -> dict[str, Link]:
+    """Return the links of both chains: what they share is the same in both."""
+    one = chain_links(ONE, linked_stages(ALL, ONE))
+    return one | chain_links(PAIR, linked_stages(ALL, PAIR))
+
+
+def code_of(stage: str) -> KernelCode:
+    return codes(RANK, ALL, EARLY, 90, SMALL if stage == "fused" else None)[stage]
