@@ -54,6 +54,7 @@ from graphrt.kernels.tuning import (
     PrecomputeLaunch,
     StateUpdateLaunch,
     architecture,
+    find,
 )
 
 TABLES = Path(tuning.__file__).parent
@@ -88,7 +89,7 @@ FUSED = (
         FusedLaunch(*choice)
         for choice in (
             *((16, 1, IN_REGISTERS), (16, 1, IN_SHARED), (32, 1, IN_SHARED)),
-            *((16, 4, IN_SHARED), (32, 1, IN_REGISTERS), (32, 1, IN_SHARED, 168)),
+            *((16, 4, IN_SHARED), (32, 1, IN_REGISTERS), (32, 1, IN_SHARED, 200)),
         )
     ),
 )
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.out or TABLES / f"{arch}.json"
     made = conditions(device, args.commit)
     if device.type == "cuda" and args.jobs > 1:
-        compile_ahead(cases, args.jobs, args.stage)
+        compile_ahead(cases, args.jobs, args.stage, device)
     failures = 0
     begin = time.perf_counter()
     for number, case in enumerate(cases, start=1):
@@ -211,30 +212,36 @@ def unique(choices: Iterable[Any], case: Case) -> list[Any]:
     return kept
 
 
-def compile_ahead(cases: Sequence[Case], jobs: int, stages: Sequence[Stage]) -> None:
+def compile_ahead(
+    cases: Sequence[Case], jobs: int, stages: Sequence[Stage], device: torch.device
+) -> None:
     """Compile everything the search launches, into Triton's cache, by ``jobs`` processes."""
-    kinds = list(dict.fromkeys(case.at(1) for case in cases))  # a batch changes no kernel
-    work = [
-        (case, stage, index)
-        for case in kinds
+    arch = architecture(device)
+    # A batch changes no kernel, but what the table has for it.
+    now = list(dict.fromkeys((case.at(1), find(case.key(), arch, case.window)) for case in cases))
+    work: list[tuple[Case, ChainLaunch, tuple[Stage, ...]]] = [
+        (case, launch, (*PAIR, *layer_stages(launch))) for case, launch in now
+    ]
+    work += [
+        (case, replace(launch, **{stage: choice}), (stage,))
+        for case, launch in dict(now).items()
         for stage in SEARCH
         if stage in stages
-        for index, choice in enumerate(SEARCH[stage])
+        for choice in SEARCH[stage]
         if choice is not None
     ]
     begin = time.perf_counter()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        failed = sum(pool.map(_compile, work, chunksize=4))
+        failed = sum(pool.map(_compile, work, chunksize=2))
     say(f"compiled {len(work)} kernels in {time.perf_counter() - begin:.1f} s, {failed} failed")
 
 
-def _compile(job: tuple[Case, Stage, int]) -> int:
-    """Launch one configuration once, so that it is in Triton's cache; return 1 if it cannot be."""
-    case, stage, index = job
+def _compile(job: tuple[Case, ChainLaunch, tuple[Stage, ...]]) -> int:
+    """Launch stages once, so that they are in Triton's cache; return 1 if one cannot be."""
+    case, launch, stages = job
     work = Workload(case, resolve_device(None), replace(Effort.quick(), calls=1, most_calls=1))
     try:
-        launch = replace(chosen_launch(work), **{stage: SEARCH[stage][index]})
-        stage_calls(work, (stage,), launch)[0]()
+        stage_calls(work, stages, launch)[0]()
         torch.cuda.synchronize()
     except Exception:  # the search says what it leaves out
         return 1

@@ -19,6 +19,8 @@ from graphrt.kernels.fragments import (
     rows_of_memory,
     rows_of_product,
     state_layout,
+    stored_at_once,
+    stored_layout,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_in_bf16
@@ -82,37 +84,72 @@ def fold(
     weight, rows and layout a product's; 0 after the history. b_past: as `b_of_history` returns it,
     or where TURNED as `fragments.turned` does, for one warp. decay: of the state.
     """
-    PRODUCT: tl.constexpr = product_layout(WARPS)
-    COLUMNS: tl.constexpr = at_once(BLOCK_N, WARPS)
-    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False)
-    DTYPE: tl.constexpr = state_ptr.dtype.element_ty
-    PARTS: tl.constexpr = 3 if DTYPE == gl.float32 else 2  # 16 bits; 11 or 8 are stored
-    zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
+    # By half lines a launch where all slots flush takes 5 % longer. Not where the state waits in
+    # registers: the exchange would want more of them.
+    BY_LINES: tl.constexpr = IN_SHARED and WARPS == 1
+    COLUMNS: tl.constexpr = stored_at_once(BLOCK_N, V, WARPS, BY_LINES)
+    STORED: tl.constexpr = stored_layout(ROWS, COLUMNS, V, WARPS, BY_LINES)
+    p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STORED))
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
+        stored = _folded(
+            state, weighted, b_past, decay, seed, first_octet + first_row * ((N + 7) // 8), layer,
+            N, STOCHASTIC, FIRST, COLUMNS, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED,
+            state_ptr.dtype.element_ty,
+        )  # fmt: skip
+        n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STORED))
+        gl.store(
+            state_ptr + p[:, None] * N + n[None, :],
+            gl.convert_layout(stored, STORED),
+            mask=(p < P)[:, None] & (n < N)[None, :],
+        )
+
+
+@jit
+def _folded(
+    state, weighted, b_past, decay, seed, first_octet, layer,
+    N: tl.constexpr, STOCHASTIC: tl.constexpr, FIRST: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr,
+    IN_SHARED: tl.constexpr, TURNED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Return COLUMNS columns of what is stored, from FIRST on, as many at a time as are worked on.
+
+    first_octet: of the tile's first row. Otherwise as in `fold`.
+    """
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False)
+    if COLUMNS > at_once(BLOCK_N, WARPS):
+        HALF: tl.constexpr = COLUMNS // 2
+        left = _folded(
+            state, weighted, b_past, decay, seed, first_octet, layer, N, STOCHASTIC, FIRST,
+            HALF, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED, DTYPE,
+        )  # fmt: skip
+        right = _folded(
+            state, weighted, b_past, decay, seed, first_octet, layer, N, STOCHASTIC, FIRST + HALF,
+            HALF, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED, DTYPE,
+        )  # fmt: skip
+        both = gl.permute(gl.join(left, right), [0, 2, 1])
+        stored = gl.convert_layout(gl.reshape(both, [ROWS, COLUMNS]), STATE, assert_trivial=True)
+    else:
+        PRODUCT: tl.constexpr = product_layout(WARPS)
+        PARTS: tl.constexpr = 3 if DTYPE == gl.float32 else 2  # 16 bits; 11 or 8 are stored
         b = gl.convert_layout(
             columns_of_product(columns_from(b_past, FIRST, COLUMNS), V, WARPS, TURNED),
             gl.DotOperandLayout(1, PRODUCT, 2),
             assert_trivial=True,
         )
         old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED)
+        zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
         added = product_in_bf16(weighted, b, zero, PARTS)
         old = columns_of_product(rows_of_product(old), V, WARPS, TURNED)
         old = gl.convert_layout(old, PRODUCT, assert_trivial=True)
         folded = old.to(gl.float32) * decay + added
         folded = rows_of_memory(columns_of_memory(folded, V, WARPS, TURNED))
         folded = gl.convert_layout(folded, STATE, assert_trivial=True)
-        p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STATE))
-        n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STATE))
         if STOCHASTIC:
-            octet = first_octet + first_row * ((N + 7) // 8) + FIRST // 8
+            octet = first_octet + FIRST // 8
             stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, DTYPE)
         else:
             stored = folded.to(DTYPE)
-        gl.store(
-            state_ptr + p[:, None] * N + n[None, :],
-            stored,
-            mask=(p < P)[:, None] & (n < N)[None, :],
-        )
+    return stored
 
 
 @jit

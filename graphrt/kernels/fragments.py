@@ -17,6 +17,10 @@ fold's product gives are numbered (i, f, t, e) where memory has (i, t, e, f): `c
 Both only rename a thread's registers. The fused kernel has B in a `c_layout` when a fold wants it,
 and turns it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
 
+In shared memory a state lies by loads, 32 V each, a thread's V where it takes them. It is copied
+there by lines, 8 V of a row by 8 lanes (`lines_layout`), and stored by lines (`stored_layout`): L2
+is asked for half a line as often as for a whole one.
+
 Warps of a state update share the columns of the fold, 4 V each in turn, t above standing for (warp,
 t). All else they hold and do alike: few rows are no work for many. Those of precompute share the
 heads of a program, and make the same products of C and B: here tokens t are rows, and columns are
@@ -135,6 +139,45 @@ def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
         [[0, n] for n in _powers(v, 32 * v)],
         _alike(warps) if whole else [[load, 0] for load in _powers(own, own * warps)],
         [loads, 32 * v],
+    )
+
+
+@constexpr_function
+def lines_layout(loads: int, own: int, v: int, warps: int) -> Any:
+    """Return the layout in which [loads, 32 V] is copied: 8 lanes that follow have 8 V of a row."""
+    rest = (
+        [[load, 0] for load in _powers(2 * own, loads)]
+        + [[0, 16 * v]]
+        + [[load, 0] for load in _powers(1, own)]
+    )
+    shared = len(_powers(1, warps))
+    return _linear(
+        [[0, n] for n in _powers(1, v)] + rest[shared:],
+        [[0, v], [0, 2 * v], [own, 0], [0, 4 * v], [0, 8 * v]],
+        rest[:shared],
+        [loads, 32 * v],
+    )
+
+
+@constexpr_function
+def stored_at_once(columns: int, v: int, warps: int, by_lines: bool) -> int:
+    """Return how many columns of N are stored at a time: ``by_lines`` 8 V of a row or more."""
+    return max(at_once(columns, warps), 8 * v) if by_lines else at_once(columns, warps)
+
+
+@constexpr_function
+def stored_layout(rows: int, columns: int, v: int, warps: int, by_lines: bool) -> Any:
+    """Return the layout in which a tile [rows of P, N] is stored: ``by_lines`` that of one warp."""
+    if not by_lines:
+        return state_layout(rows, columns, v, warps, False)
+    own = rows // 8
+    return _linear(
+        [[0, n] for n in _powers(1, v)]
+        + [[p, 0] for p in _powers(1, 2 * own)]
+        + [[0, n] for n in _powers(8 * v, columns)],
+        [[0, v], [0, 2 * v], [0, 4 * v], [2 * own, 0], [4 * own, 0]],
+        [],
+        [rows, columns],
     )
 
 

@@ -10,6 +10,9 @@ memory alone counts.
 The same products in the same order as precompute and state update, the same bits, though tokens are
 rows of all of them (`graphrt.kernels.token_rows`), where those of the state update have tokens as
 columns. A fold turns the B that C has met, and loads none.
+
+What lies in L2 is asked for first, the state last (`graphrt.kernels.fused_loads`): the new tokens'
+part of the causal matrix, and C in range, are there when the state comes.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ from graphrt.kernels.fragments import (
     x_layout,
     x_rows,
 )
+from graphrt.kernels.fused_loads import ask_for_history, ask_for_tokens
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.precompute import softplus
 from graphrt.kernels.products import into_range_in_pairs
-from graphrt.kernels.ptx import exp, loads_stay_ahead, zero_once_there
+from graphrt.kernels.ptx import exp, loads_stay_ahead, zero_after_loads
 from graphrt.kernels.read_out import read_out_by_token
 from graphrt.kernels.row_cursors import (
     FLUSHED,
@@ -146,123 +150,57 @@ def _fused_kernel(
     seed = row_cursor(row_cursors_ptr, line, RAND_SEED) if STOCHASTIC else 0
     live = slot >= 0
 
-    # The state, which is farthest away; then the history.
-    state_ptr += slot * stride_state_slot + head * (P * N)
-    V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
-    state = ask_for_state(state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
-    loads_stay_ahead()
-    HISTORY: tl.constexpr = c_layout(BLOCK_W, BLOCK_N, V, WARPS)
-    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
-    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
-    b_ring_ptr += slot * stride_b_slot + group * stride_b_group
-    b_past = gl.load(
-        b_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * N + n[None, :],
-        mask=(past < held)[:, None] & (n < N)[None, :],  # held is 0 in padding rows
-        other=0.0,
-    )  # [BLOCK_W, BLOCK_N]
-    PAST: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS)
-    past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, PAST))
-    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, PAST))
-    x_ring_ptr += slot * stride_x_slot + head * (RING_ROWS * P)
-    x_past = gl.load(
-        x_ring_ptr + ring_row(ring_start + past, RING_ROWS)[:, None] * P + p[None, :],
-        mask=(past < held)[:, None] & (p < P)[None, :],
-        other=0.0,
-    )  # [BLOCK_W, BLOCK_P]
+    # All that is loaded, in the order in which it is to arrive.
     OF_HEAD: tl.constexpr = of_one_head_layout(WARPS)
-    past = gl.arange(0, BLOCK_W, layout=OF_HEAD)
-    dt_ring_ptr += slot * stride_dt_ring_slot + head * RING_ROWS
-    dt_past = gl.load(
-        dt_ring_ptr + ring_row(ring_start + past, RING_ROWS), mask=past < held, other=0.0
-    )
     token = gl.arange(0, BLOCK_T, layout=OF_HEAD)
     mask_token = (token < T) & live
     dt_ptr += row * stride_dt_row + head * stride_dt_head
-    raw = gl.load(dt_ptr + token * stride_dt_token, mask=mask_token, other=0.0).to(gl.float32)
-
-    # What conv1d wrote.
+    raw = gl.load(dt_ptr + token * stride_dt_token, mask=mask_token, other=0.0)
+    state_ptr += slot * stride_state_slot + head * (P * N)
+    x_ring_ptr += slot * stride_x_slot + head * (RING_ROWS * P)
+    b_ring_ptr += slot * stride_b_slot + group * stride_b_group
+    dt_ring_ptr += slot * stride_dt_ring_slot + head * RING_ROWS
     conv_out_ptr += row * stride_conv_row
-    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
-    of_c = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
-    n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
-    mask_c = ((of_c < T) & live)[:, None] & (n < N)[None, :]
-    b_ptrs = conv_out_ptr + H * P + group * N + of_c[:, None] * stride_conv_token + n[None, :]
-    NEW: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS)
-    of_x = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, NEW))
-    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, NEW))
-    mask_x = ((of_x < T) & live)[:, None] & (p < P)[None, :]
-    x_ptrs = conv_out_ptr + head * P + of_x[:, None] * stride_conv_token + p[None, :]
-    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
-    of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
-    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
-    mask_y = (of_y < T)[:, None] & (p < P)[None, :]
-    x_of_y_ptrs = conv_out_ptr + head * P + of_y[:, None] * stride_conv_token + p[None, :]
-    wait_for_producer(WAIT)
-    c_new = gl.load(b_ptrs + G * N, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
-    b_new = gl.load(b_ptrs, mask=mask_c, other=0.0)  # [BLOCK_T, BLOCK_N]
-    x_new = gl.load(x_ptrs, mask=mask_x, other=0.0)  # [BLOCK_T, BLOCK_P]
-    x_of_y = gl.load(x_of_y_ptrs, mask=mask_y & live, other=0.0)  # the same, where y will be
     if HAS_Z:
         z_ptr += row * stride_z_row + head * stride_z_head
-        z = gl.load(
-            z_ptr + of_y[:, None] * stride_z_token + p[None, :] * stride_z_dim,
-            mask=mask_y & live,
-            other=0.0,
-        ).to(gl.float32)
-    # The products start from a 0 that is made of C[0, 0], loaded last: none starts before a load.
+    V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
+    wait_for_producer(WAIT)
+    c_new, b_new, x_new, x_of_y, z = ask_for_tokens(
+        conv_out_ptr + head * P, conv_out_ptr + H * P + group * N, stride_conv_token,
+        z_ptr, stride_z_token, stride_z_dim, first_row, live,
+        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS,
+    )  # fmt: skip
     loads_stay_ahead()
-    first_c = gl.load(conv_out_ptr + H * P + (G + group) * N, mask=live, other=0.0)
+    x_past, b_past, dt_past = ask_for_history(
+        x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS,
+    )  # fmt: skip
+    loads_stay_ahead()
+    state = ask_for_state(state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    zero = zero_after_loads()  # what products start from: none is before a load
 
-    # dt, the decays, what the causal matrix and a fold multiply by.
+    # The new tokens: dt, the decays, their part of the causal matrix.
+    raw = raw.to(gl.float32)
     if HAS_DT_BIAS:
         raw += bias
     dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
     dt_new = gl.where(mask_token, dt_new, 0.0)
-    steps_past = fixed_steps(dt_past, a)
-    total = gl.sum(steps_past, 0)  # over the whole history
-    weight = decay_over(total - gl.associative_scan(steps_past, 0, plus)) * dt_past
-    cum_new = gl.associative_scan(fixed_steps(dt_new, a), 0, plus)  # after it
-    OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
+    cum_new = gl.associative_scan(fixed_steps(dt_new, a), 0, plus)  # after the history
     OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_T, WARPS)
-    gain_past = _at_tokens(decay_over(cum_new), OF_PAST) * _at_columns(weight, OF_PAST)
     gain_new = decay_over(_at_tokens(cum_new, OF_NEW) - _at_columns(cum_new, OF_NEW))
     t = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OF_NEW))[:, None]
     j = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(0, OF_NEW))[None, :]
     gain_new = gl.where(j <= t, gain_new * _at_columns(dt_new, OF_NEW), 0.0)
-
-    # The causal matrix.
-    zero = zero_once_there(first_c)
-    products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
     products_new = of_tokens(products_with_b(c_new, b_new, zero, V, WARPS), BLOCK_T)
-    causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
     causal_new = gain_new * gl.convert_layout(products_new, OF_NEW, assert_trivial=True)
-
-    # The outputs.
+    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
     read_c, undo = into_range_in_pairs(c_new, READ_C, V, C)
-    decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
-    wait_for_state(IN_SHARED)
-    y = read_out_by_token(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
-    within = causal_times_x(
-        causal_past,
-        causal_new,
-        x_columns(x_past, WARPS),
-        x_columns(padded_rows(x_new, 16), WARPS),
-        PLANES,
-        WARPS,
-    )
-    y = y_of(y, OUT, BLOCK_T) * decay + y_of(within, OUT, BLOCK_T)
-    if HAS_D:
-        y += x_of_y.to(gl.float32) * skip
-    if HAS_Z:
-        y *= z / (1.0 + exp(-z))
-    out_ptr += row * stride_out_row + head * stride_out_head
-    gl.store(
-        out_ptr + of_y[:, None] * stride_out_token + p[None, :] * stride_out_dim,
-        gl.where(live, y, 0.0).to(out_ptr.dtype.element_ty),
-        mask=mask_y,
-    )
 
     # The history grows: each x by who has it, dt by a head's first tile, B by its group's.
+    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
+    of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
+    mask_y = (of_y < T)[:, None] & (p < P)[None, :]
     end = ring_start + held
     gl.store(
         x_ring_ptr + ring_row(end + of_y, RING_ROWS)[:, None] * P + p[None, :],
@@ -272,11 +210,50 @@ def _fused_kernel(
     if first_row == 0:
         gl.store(dt_ring_ptr + ring_row(end + token, RING_ROWS), dt_new, mask=mask_token)
         if head % HEADS_PER_GROUP == 0:
+            of_b = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+            n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
             gl.store(
-                b_ring_ptr + ring_row(end + of_c, RING_ROWS)[:, None] * N + n[None, :],
+                b_ring_ptr + ring_row(end + of_b, RING_ROWS)[:, None] * N + n[None, :],
                 b_new,
-                mask=mask_c,
+                mask=((of_b < T) & live)[:, None] & (n < N)[None, :],
             )
+
+    # The history: its decays, its part of the causal matrix.
+    steps_past = fixed_steps(dt_past, a)
+    total = gl.sum(steps_past, 0)
+    weight = decay_over(total - gl.associative_scan(steps_past, 0, plus)) * dt_past
+    OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
+    gain_past = _at_tokens(decay_over(cum_new), OF_PAST) * _at_columns(weight, OF_PAST)
+    products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
+    causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
+
+    # The outputs; the state is the last to come.
+    decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
+    within = causal_times_x(
+        causal_past,
+        causal_new,
+        x_columns(x_past, WARPS),
+        x_columns(padded_rows(x_new, 16), WARPS),
+        PLANES,
+        WARPS,
+    )
+    within = y_of(within, OUT, BLOCK_T)
+    if HAS_Z:
+        z = z.to(gl.float32)
+        gate = z / (1.0 + exp(-z))
+    wait_for_state(IN_SHARED)
+    y = read_out_by_token(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    y = y_of(y, OUT, BLOCK_T) * decay + within
+    if HAS_D:
+        y += x_of_y.to(gl.float32) * skip
+    if HAS_Z:
+        y *= gate
+    out_ptr += row * stride_out_row + head * stride_out_head
+    gl.store(
+        out_ptr + of_y[:, None] * stride_out_token + p[None, :] * stride_out_dim,
+        gl.where(live, y, 0.0).to(out_ptr.dtype.element_ty),
+        mask=mask_y,
+    )
 
     if flush:
         TURNED: tl.constexpr = WARPS == 1 and b_past.dtype.primitive_bitwidth == 16
@@ -286,7 +263,8 @@ def _fused_kernel(
             b_folded = b_of_history(
                 b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS
             )
-        fold_weight = gl.convert_layout(weight, gl.SliceLayout(1, PAST))
+        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS)
+        fold_weight = gl.convert_layout(weight, gl.SliceLayout(1, X))
         fold(
             state_ptr,
             state,
@@ -337,7 +315,7 @@ def fused(
     """Write ``out`` (rows, T, H, P); append x, B and dt to rings; fold and store on a flush.
 
     Of the scratch it reads ``conv_out``, only after its wait, and ``row_cursors``; it writes none.
-    Inputs, state and history are older and read before. Padding rows give zeros and touch no cache.
+    Padding rows give zeros and touch no cache.
     """
     rows, tokens = out.shape[:2]
     z = inputs.z

@@ -4,8 +4,8 @@
 Under Triton's interpreter, which has no threads, the same kernel source runs as Triton: a layout
 says where a value is, never what it is, so it may be left out.
 
-Shared memory is used by one warp, for what each thread has fetched and later takes itself: `fetch`
-starts a copy, `fetched` waits for it, `part` takes some rows.
+Shared memory is used for what is fetched: `fetch` starts a copy, `fetched` waits for it and for all
+warps', `part` takes some rows.
 """
 
 from __future__ import annotations

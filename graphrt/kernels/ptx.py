@@ -28,13 +28,24 @@ def loads_stay_ahead():
 
 
 @triton.jit
-def zero_once_there(value):
-    """Return 0, fp32, for whatever has to come after ``value``: of any number, and of none, too.
+def zero_after_loads():
+    """Return 0, fp32, for whatever has to come after the loads before this, as they are written.
 
-    Neither compiler sees that the lesser of a magnitude and 0 is 0; the hardware's is 0 of a NaN.
+    The lesser of some number's magnitude and 0, the number a clock's: neither compiler sees that it
+    is 0, nor reads the clock earlier.
     """
-    number = value.to(tl.float32)
-    return tl.where(number == number, 0.0, 0.0) if INTERPRETED else tl.minimum(tl.abs(number), 0.0)
+    zero = 0.0
+    if not INTERPRETED:
+        ticks = tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff; mov.u32 $0, %clock;",
+            "=r",
+            [],
+            tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+        zero = tl.minimum(tl.abs(ticks.to(tl.float32)), 0.0)
+    return zero
 
 
 @triton.jit

@@ -11,7 +11,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from graphrt.kernels.fragments import columns_from, most_warps, slots_layout, state_layout
+from graphrt.kernels.fragments import (
+    columns_from,
+    lines_layout,
+    most_warps,
+    slots_layout,
+    state_layout,
+)
 from graphrt.kernels.gluon import fetch, fetched, gl, jit, part
 from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
 
@@ -50,14 +56,13 @@ def ask_for_state(
     if IN_SHARED:
         OWN: tl.constexpr = ROWS // 8
         LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, False)
-        load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, SLOTS))[:, None]
-        place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, SLOTS))[None, :]
+        LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS)
+        load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
+        place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
         p = place // (4 * V) * OWN + load % OWN
         n = load // OWN * (4 * V) + place % (4 * V)
-        state = gl.allocate_shared_memory(
-            state_ptr.dtype.element_ty, [LOADS, 32 * V], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
-        )
+        BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, OWN, 2, [1, 0])  # a line's are not two
+        state = gl.allocate_shared_memory(state_ptr.dtype.element_ty, [LOADS, 32 * V], BANKS)
         p += first_row
         fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)
     else:
@@ -92,13 +97,16 @@ def state_columns(
     """
     if IN_SHARED:
         OWN: tl.constexpr = ROWS // 8
-        LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
+        LINE: tl.constexpr = max(COLUMNS, 8 * V)
+        LOADS: tl.constexpr = OWN * LINE // (4 * V)
         SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, WHOLE)
-        slots = part(state, OWN * FIRST // (4 * V), LOADS, SLOTS)
-        apart = gl.reshape(slots, [COLUMNS // (4 * V), OWN, 8, 4 * V])
-        tile = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [ROWS, COLUMNS])
-        TILE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, WHOLE)
-        columns = gl.convert_layout(tile, TILE, assert_trivial=True)
+        slots = part(state, LOADS * (FIRST // LINE), LOADS, SLOTS)
+        apart = gl.reshape(slots, [LINE // (4 * V), OWN, 8, 4 * V])
+        tile = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [ROWS, LINE])
+        TILE: tl.constexpr = state_layout(ROWS, LINE, V, WARPS, WHOLE)
+        columns = columns_from(
+            gl.convert_layout(tile, TILE, assert_trivial=True), FIRST % LINE, COLUMNS
+        )
     else:
         columns = columns_from(state, FIRST, COLUMNS)
     return columns
