@@ -49,6 +49,7 @@ _BASE = RuntimeConfig(
 # (what is compiled, at which numbers of rows its configurations are looked up)
 CASES: dict[str, tuple[RuntimeConfig, tuple[int, ...]]] = {
     "base": (_BASE, ROWS),
+    "nearest": (replace(_BASE, rounding="nearest"), ROWS),
     "state_fp32": (replace(_BASE, state_dtype=torch.float32, rounding="nearest"), ROWS),
     "state_bf16": (replace(_BASE, state_dtype=torch.bfloat16, rounding="nearest"), _ENDS),
     "tokens_1": (replace(_BASE, tokens=1, launch_tokens=(1,)), _ENDS),

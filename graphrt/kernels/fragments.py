@@ -162,7 +162,8 @@ def lines_layout(loads: int, own: int, v: int, warps: int) -> Any:
 @constexpr_function
 def stored_at_once(columns: int, v: int, warps: int, by_lines: bool) -> int:
     """Return how many columns of N are stored at a time: ``by_lines`` 8 V of a row or more."""
-    return max(at_once(columns, warps), 8 * v) if by_lines else at_once(columns, warps)
+    worked_on: int = at_once(columns, warps)
+    return max(worked_on, 8 * v) if by_lines else worked_on
 
 
 @constexpr_function

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who copies what of a state to shared memory, and who stores what of it: lines, each once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from graphrt.kernels.fragments import lines_layout, slots_layout, stored_layout
+
+OF_ONE = (16, 32, 64)
+TILES = pytest.mark.parametrize(
+    ("rows", "columns", "v", "warps"),
+    [
+        *((rows, 128, 8, 1) for rows in OF_ONE),
+        *((rows, 128, 4, 1) for rows in OF_ONE),
+        *((16, 128, 8, 2), (16, 128, 8, 4), (32, 128, 4, 8), (16, 16, 2, 2), (16, 256, 8, 8)),
+    ],
+)
+
+
+def elements(layout: Any) -> dict[tuple[int, int, int], tuple[int, int]]:
+    """Return by (warp, lane, register) which element of the tensor a linear layout puts there."""
+    found = {}
+    bases = (layout.warp_bases, layout.lane_bases, layout.reg_bases)
+    sizes = [range(1 << len(of_one)) for of_one in bases]
+    for place in itertools.product(*sizes):
+        at = [0, 0]
+        for index, of_one in zip(place, bases, strict=True):
+            for bit, basis in enumerate(of_one):
+                if index >> bit & 1:
+                    at = [a ^ b for a, b in zip(at, basis, strict=True)]
+        found[place] = (at[0], at[1])
+    return found
+
+
+def in_memory(load: int, place: int, own: int, v: int) -> tuple[int, int]:
+    """Return the row of P and the column that lie at a place of a load: see `ask_for_state`."""
+    return place // (4 * v) * own + load % own, load // own * 4 * v + place % (4 * v)
+
+
+def check_lines(found: dict[tuple[int, int, int], tuple[int, int]], line: int, v: int) -> None:
+    """8 lanes that follow have ``line`` elements of a row, V each, in every register."""
+    for (warp, lane, register), (p, n) in found.items():
+        first_p, first_n = found[warp, lane - lane % 8, register - register % v]
+        assert (p, n) == (first_p, first_n + lane % 8 * v + register % v)
+        assert first_n % line == 0
+
+
+@TILES
+def test_a_state_is_copied_by_lines_and_taken_whole(
+    rows: int, columns: int, v: int, warps: int
+) -> None:
+    own = rows // 8
+    loads = own * columns // (4 * v)
+    copied = elements(lines_layout(loads, own, v, warps))
+    there = {place: in_memory(*at, own, v) for place, at in copied.items()}
+    assert Counter(there.values()) == Counter(itertools.product(range(rows), range(columns)))
+    check_lines(there, 8 * v, v)
+    taken = elements(slots_layout(loads, own, v, warps, False))
+    assert Counter(taken.values()) == Counter(copied.values())
+
+
+@pytest.mark.parametrize(("rows", "columns", "v"), [(16, 64, 8), (32, 64, 8), (32, 32, 4)])
+def test_a_flush_stores_lines(rows: int, columns: int, v: int) -> None:
+    stored = elements(stored_layout(rows, columns, v, 1, True))
+    assert Counter(stored.values()) == Counter(itertools.product(range(rows), range(columns)))
+    check_lines(stored, 8 * v, v)
