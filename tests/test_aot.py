@@ -296,6 +296,22 @@ def test_a_state_waits_in_shared_memory_where_its_rows_can_be_copied(
     assert {a.kind for a in found if a.argument == "state_ptr"} == {"load", "store"}
 
 
+@pytest.mark.parametrize("warps", [1, 4])
+@pytest.mark.parametrize("stage", ["state_update", "fused"])
+def test_all_have_copied_before_one_takes_from_shared_memory(stage: str, warps: int) -> None:
+    """A thread takes what others have copied: each has waited for its own, then for them."""
+    fused = FusedLaunch(16, warps, True) if stage == "fused" else None
+    launch = replace(
+        lookup(RANK.shape(), 1), state_update=StateUpdateLaunch(16, warps, True), fused=fused
+    )
+    config = replace(RANK, state_dtype=FP16).config("cpu")
+    sass = sass_instructions(chain_launches(config, RANK.tokens, launch, ALL)[stage].compile(90))
+    (copied,) = indices(sass, "DEPBAR")
+    barrier = next(i for i in indices(sass, "BAR", "WARPSYNC") if i > copied)
+    taken = next(i for i in indices(sass, "LDS") if i > copied)
+    assert indices(sass, "LDGSTS")[-1] < copied < barrier < taken
+
+
 @BUCKETS
 @pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
 def test_a_state_update_asks_for_everything_before_its_first_product(

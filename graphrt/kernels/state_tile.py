@@ -61,7 +61,8 @@ def ask_for_state(
         place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
         p = place // (4 * V) * OWN + load % OWN
         n = load // OWN * (4 * V) + place % (4 * V)
-        BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, OWN, 2, [1, 0])  # a line's are not two
+        # The halves of a line, copied at once, lie in different banks.
+        BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, OWN, 2, [1, 0])
         state = gl.allocate_shared_memory(state_ptr.dtype.element_ty, [LOADS, 32 * V], BANKS)
         p += first_row
         fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)

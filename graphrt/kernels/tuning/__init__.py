@@ -31,8 +31,8 @@ Match = Literal["exact", "nearest", "default"]
 _MOST_DOUBLINGS = 2.0
 _OTHER_ROUNDING = 0.5
 FUSED_WINDOW = 16
-"""The widest window at which the fused kernel was measured. A wider one takes it up to 75 registers
-more, at 32 rows of P a third of the programs that wait for memory side by side: the pair runs."""
+"""The widest window at which the fused kernel was measured. A wider one takes it up to 98 registers
+more, at 32 rows of P 8 programs side by side and not 14: the pair runs."""
 
 
 @dataclass(frozen=True, slots=True)
