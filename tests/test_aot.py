@@ -1,40 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels compiled for sm_90 and sm_100: PDL waits, signals and their two sides, spills.
+"""The kernels compiled for sm_90 and sm_100: PDL waits, signals and what is on their two sides.
 
 The shape is that of one rank of eight of a real model, at batches where the launch configurations
 differ. Nothing here runs a kernel, no GPU is needed.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from functools import cache
 
 import pytest
-import torch
 
 from graphrt.config import PdlLinks
-from graphrt.kernels.ahead import chain_launches
-from graphrt.kernels.assembly import (
-    Instruction,
-    ptx_instructions,
-    resource_usage,
-    sass_instructions,
-    waits_at_exit,
+from graphrt.kernels.assembly import Instruction, waits_at_exit
+from tests.helpers.built import BUCKETS, build, build_both, indices
+from tests.helpers.links import (
+    ALL,
+    INNER,
+    NONE,
+    ONLY_CONV1D,
+    ONLY_PRECOMPUTE,
+    ONLY_STATE_UPDATE,
 )
-from graphrt.kernels.links import stages_of
-from graphrt.kernels.tuning import FusedLaunch, PrecomputeLaunch, StateUpdateLaunch, lookup
-from tests.helpers.aot import recorded_launches
-from tests.helpers.assembly import Access, accesses
-from tests.helpers.cases import Case
-from tests.helpers.rows import BF16, FP16, FP32, RANK
-from tools.tune import FUSED, PRECOMPUTE, label
-
-ALL = PdlLinks(conv1d=True, precompute=True, state_update=True)
-INNER = PdlLinks(conv1d=False, precompute=True, state_update=True)
-NONE = PdlLinks(conv1d=False, precompute=False, state_update=False)
-ONLY_CONV1D = PdlLinks(conv1d=True, precompute=False, state_update=False)
-ONLY_PRECOMPUTE = PdlLinks(conv1d=False, precompute=True, state_update=False)
-ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
+from tests.helpers.rows import RANK
 
 # What the kernel before writes, and may still be writing until the wait. A state update may start
 # while conv1d still runs: precompute signals before it waits itself. conv1d may follow any kernel.
@@ -57,49 +43,6 @@ READ_UPSTREAM = {
     },
     "fused": {"conv_out_ptr"},
 }
-SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
-
-
-@dataclass(frozen=True)
-class Built:
-    """One compiled kernel and what was read from it."""
-
-    sass: list[Instruction]
-    ptx: list[Instruction]
-    accesses: list[Access]
-    usage: dict[str, int]
-    is_linked: bool
-
-
-@cache
-def build(
-    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
-) -> dict[str, Built]:
-    """Return the kernels of a chain, of the pair or with the fused kernel instead of it."""
-    built = {}
-    for stage, launch in recorded_launches(case, links, bucket, fused).items():
-        compiled = launch.compile(capability)
-        built[stage] = Built(
-            sass_instructions(compiled),
-            ptx_instructions(compiled),
-            accesses(compiled, launch.arguments_left()),
-            resource_usage(compiled),
-            bool(launch.keywords.get("launch_pdl", False)),
-        )
-    assert list(built) == [stage.name for stage in stages_of(fused=fused is not None)]
-    return built
-
-
-def build_both(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
-    """Return the kernels of both chains. fused: with small tiles in the smallest bucket."""
-    one = build(case, links, bucket, capability, SMALL if bucket == 1 else LARGE)
-    return build(case, links, bucket, capability) | {"fused": one["fused"]}
-
-
-def indices(instructions: list[Instruction], *opcodes: str) -> list[int]:
-    return [i for i, instruction in enumerate(instructions) if instruction.has(*opcodes)]
-
-
 CHAINS = pytest.mark.parametrize(
     ("capability", "links"),
     [
@@ -122,10 +65,6 @@ CHAINS = pytest.mark.parametrize(
         "sm_90_precompute",
         "sm_90_state_update",
     ],
-)
-
-BUCKETS = pytest.mark.parametrize(
-    ("bucket", "capability"), [*((bucket, 90) for bucket in RANK.buckets), (32, 100)]
 )
 
 
@@ -255,161 +194,3 @@ def sass_bytes(instruction: Instruction) -> int:
     """Return how many bytes a thread moves."""
     widths = {".128": 16, ".64": 8, ".U16": 2, ".S16": 2, ".U8": 1}
     return next((n for suffix, n in widths.items() if suffix in instruction.opcode), 4)
-
-
-DTYPES = {
-    "state_fp32": RANK,
-    "state_bf16": replace(RANK, state_dtype=BF16),
-    "state_fp16_stochastic": replace(RANK, state_dtype=FP16, rounding="stochastic"),
-}
-
-
-@BUCKETS
-@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
-def test_nothing_spills_and_the_state_moves_in_128_bits(
-    case: Case, bucket: int, capability: int
-) -> None:
-    built = build_both(case, ALL, bucket, capability)
-    for stage, kernel in built.items():
-        assert not indices(kernel.sass, "LDL", "STL"), f"{stage} spills"
-        assert (kernel.usage["STACK"], kernel.usage["LOCAL"]) == (0, 0), stage
-    for name, waits in (("state_update", 0), ("fused", 1)):
-        update = built[name]
-        widths = {(a.kind, a.nbytes) for a in update.accesses if a.argument == "state_ptr"}
-        assert widths == {("load", 16), ("store", 16)}
-        loads = [a for a in update.accesses if a.argument == "state_ptr" and a.kind == "load"]
-        sides = {a.waits for a in loads}
-        assert sides == {frozenset({waits})}, f"{name} asks for the state after {sides} waits"
-        wide = [i for i in update.sass if i.has("LDG.E.128", "LDGSTS.E.BYPASS.128")]
-        assert len([i for i in wide if frozenset(i.waits) in sides]) >= len(loads) > 0
-
-
-@pytest.mark.parametrize(("state_dim", "shared"), [(17, False), (18, True), (16, True)])
-def test_a_state_waits_in_shared_memory_where_its_rows_can_be_copied(
-    state_dim: int, shared: bool
-) -> None:
-    """cp.async copies 4 bytes or more: rows of 17 elements of 2 bytes lie at 2."""
-    case = replace(RANK, state_dim=state_dim, state_dtype=FP16)
-    launch = recorded_launches(case, ALL, 64)["state_update"]
-    assert launch.keywords["IN_SHARED"] is shared
-    found = accesses(launch.compile(90), launch.arguments_left())
-    assert {a.kind for a in found if a.argument == "state_ptr"} == {"load", "store"}
-
-
-@pytest.mark.parametrize("warps", [1, 4])
-@pytest.mark.parametrize("stage", ["state_update", "fused"])
-def test_all_have_copied_before_one_takes_from_shared_memory(stage: str, warps: int) -> None:
-    """A thread takes what others have copied: each has waited for its own, then for them."""
-    fused = FusedLaunch(16, warps, True) if stage == "fused" else None
-    launch = replace(
-        lookup(RANK.shape(), 1), state_update=StateUpdateLaunch(16, warps, True), fused=fused
-    )
-    config = replace(RANK, state_dtype=FP16).config("cpu")
-    sass = sass_instructions(chain_launches(config, RANK.tokens, launch, ALL)[stage].compile(90))
-    (copied,) = indices(sass, "DEPBAR")
-    barrier = next(i for i in indices(sass, "BAR", "WARPSYNC") if i > copied)
-    taken = next(i for i in indices(sass, "LDS") if i > copied)
-    assert indices(sass, "LDGSTS")[-1] < copied < barrier < taken
-
-
-@BUCKETS
-@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
-def test_a_state_update_asks_for_everything_before_its_first_product(
-    case: Case, bucket: int, capability: int
-) -> None:
-    """ptxas puts loads off where it is let: one trip to memory more for each that waits."""
-    sass = build(case, ALL, bucket, capability)["state_update"].sass
-    first_product = indices(sass, "HMMA")[0]
-    first_store = next(i for i in indices(sass, "STG") if i > first_product)  # y, or x's ring
-    loads = indices(sass, "LDG", "LDGSTS")
-    assert [i for i in loads if i < first_product]
-    assert not [i for i in loads if first_product < i < first_store]
-
-
-@pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
-@pytest.mark.parametrize("choice", [one for one in PRECOMPUTE if not one.rows_ahead], ids=label)
-def test_precompute_asks_for_everything_before_its_first_product(
-    choice: PrecomputeLaunch, state: torch.dtype
-) -> None:
-    launch = replace(lookup(RANK.shape(), 1), precompute=choice)
-    config = replace(RANK, state_dtype=state).config("cpu")
-    precompute = chain_launches(config, RANK.tokens, launch, ALL)["precompute"]
-    sass = sass_instructions(precompute.compile(90))
-    assert indices(sass, "LDG")[-1] < indices(sass, "HMMA")[0]
-
-
-@pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
-@pytest.mark.parametrize("choice", [one for one in FUSED if one], ids=label)
-def test_fused_asks_for_the_state_last_and_for_everything_before_its_first_product(
-    choice: FusedLaunch, state: torch.dtype
-) -> None:
-    """What comes from L2 would wait behind what comes from memory."""
-    kernel = build(replace(RANK, state_dtype=state), ALL, 1, 90, choice)["fused"]
-    sass = kernel.sass
-    first_product = indices(sass, "HMMA")[0]
-    late = [i for i in indices(sass, "LDG", "LDGSTS") if i > first_product]
-    assert not late or choice.num_warps > 1  # B of a fold
-    by_argument = [a.argument for a in kernel.accesses if a.kind == "load"]  # in PTX
-    order = ("dt_ptr", "conv_out_ptr", "dt_ring_ptr", "state_ptr")
-    assert sorted(order, key=by_argument.index) == list(order)
-    last_new = max(i for i, name in enumerate(by_argument) if name in ("conv_out_ptr", "z_ptr"))
-    assert last_new < by_argument.index("dt_ring_ptr")
-
-
-@pytest.mark.parametrize(("choice", "turned"), [(SMALL, True), (FusedLaunch(16, 4, True), False)])
-def test_a_fold_of_one_warp_turns_b_and_loads_none(choice: FusedLaunch, turned: bool) -> None:
-    kernel = build(RANK, ALL, 1, 90, choice)["fused"]
-    widths = {a.nbytes for a in kernel.accesses if a.argument == "b_ring_ptr" and a.kind == "load"}
-    assert bool(indices(kernel.sass, "MOVM")) is turned
-    assert widths == ({8} if turned else {8, 4})  # of the history, and of a fold
-
-
-@BUCKETS
-def test_a_thread_stores_columns_of_the_causal_matrix_together(
-    bucket: int, capability: int
-) -> None:
-    """Of 16 history tokens and 8 new ones, bf16: four of the former and two of the latter."""
-    found = build(RANK, ALL, bucket, capability)["precompute"].accesses
-    assert {a.nbytes for a in found if a.argument == "causal_ptr"} == {8, 4}
-
-
-@pytest.mark.parametrize(
-    ("case", "rows_ahead", "asked"),
-    [
-        (RANK, 0, 0),
-        (RANK, 32, 1),
-        (replace(RANK, head_dim=17, state_dim=18, state_dtype=FP16), 32, 0),
-    ],
-    ids=["none", "rows", "in_pieces_of_16_bytes_only"],
-)
-def test_states_are_asked_for_before_the_wait(case: Case, rows_ahead: int, asked: int) -> None:
-    found = lookup(RANK.shape(), 1)
-    launch = replace(found, precompute=PrecomputeLaunch(8, 2, rows_ahead))
-    precompute = chain_launches(case.config("cpu"), case.tokens, launch, ALL)["precompute"]
-    sass = sass_instructions(precompute.compile(90))
-    ahead = indices(sass, "UBLKPF")
-    assert len(ahead) == asked
-    assert all(i < indices(sass, "ACQBULK")[0] for i in ahead)
-
-
-@pytest.mark.parametrize("tokens", [8, 9, 16])
-def test_warps_share_a_fold_where_the_tokens_are_few(tokens: int) -> None:
-    """A table's choice may serve a T that it was not searched for."""
-    shared = StateUpdateLaunch(16, 4, in_shared=True, early_b=True)
-    launch = replace(lookup(RANK.shape(), 1), state_update=shared)
-    case = replace(DTYPES["state_fp16_stochastic"], tokens=tokens, launch_tokens=(tokens,))
-    found = chain_launches(case.config("cpu"), tokens, launch, ALL)["state_update"]
-    assert found.keywords["num_warps"] == (4 if tokens <= 8 else 1)
-    assert found.compile(90).metadata.num_warps == found.keywords["num_warps"]
-
-
-@pytest.mark.parametrize("capability", [90, 100])
-def test_warps_that_share_a_state_meet_before_they_take_it(capability: int) -> None:
-    found = lookup(RANK.shape(), 1)
-    shared = replace(found, state_update=StateUpdateLaunch(16, 4, in_shared=True, early_b=True))
-    launch = chain_launches(RANK.config("cpu"), RANK.tokens, shared, ALL)["state_update"]
-    sass = sass_instructions(launch.compile(capability))
-    copied, meeting = indices(sass, "LDGSTS")[-1], indices(sass, "BAR.SYNC")[0]
-    waited = [i for i in indices(sass, "DEPBAR") if copied < i < meeting]  # for one's own copies
-    taken = [i for i in indices(sass, "LDS") if i > copied]
-    assert waited and taken and meeting < taken[0]

@@ -4,8 +4,7 @@
 A program has a tile as the state update's, some rows of P of one head. It makes the causal matrix
 of its head itself, in the registers that it is multiplied from: nothing is handed on through memory
 and nobody is waited for but conv1d. Tiles of a head, and heads of a group, repeat what precompute
-does once for all of them; that is worth it where a launch is short, and where it is so long that
-memory alone counts.
+does once for all of them; the tuning table says where that is worth it.
 
 The same products in the same order as precompute and state update, the same bits, though tokens are
 rows of all of them (`graphrt.kernels.token_rows`), where those of the state update have tokens as

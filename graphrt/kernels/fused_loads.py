@@ -3,7 +3,7 @@
 
 What comes from L2 is asked for before what comes from memory: a warp's loads seem to return in the
 order of asking. With the state first nothing could be worked on while it came, and from 64 rows on
-a launch took 4 to 25 % longer (docs/performance.md).
+a launch took up to a quarter longer (docs/performance.md).
 """
 
 from __future__ import annotations

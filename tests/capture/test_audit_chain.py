@@ -21,25 +21,17 @@ from graphrt.config import PdlLinks
 from graphrt.kernels.links import STAGES, linked_stages
 from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
-from tests.helpers.audited import (
+from tests.helpers.audited import BARE, EARLY, LATE, ONE, PAIR, STOCHASTIC, codes, links_of
+from tests.helpers.built import LARGE, SMALL
+from tests.helpers.cases import BASE, Case
+from tests.helpers.links import (
     ALL,
-    BARE,
-    EARLY,
     INNER,
-    LARGE,
-    LATE,
     NONE,
-    ONE,
     ONLY_CONV1D,
     ONLY_PRECOMPUTE,
     ONLY_STATE_UPDATE,
-    PAIR,
-    SMALL,
-    STOCHASTIC,
-    codes,
-    links_of,
 )
-from tests.helpers.cases import BASE, Case
 from tests.helpers.rows import RANK
 
 

@@ -10,14 +10,14 @@ import pytest
 from graphrt.capture.audit.edges import Node, audit_graph
 from graphrt.capture.audit.verdict import Rule, Severity, Verdict
 from graphrt.capture.driver import Edge
-from graphrt.config import PdlLinks
 from graphrt.errors import CaptureError
 from graphrt.kernels.links import linked_stages, stages_of
+from tests.helpers.links import ALL
+from tests.helpers.links import INNER as INNER_LINKS
 
 STAGES, FUSED = stages_of(fused=False), stages_of(fused=True)
-EVERY = PdlLinks(conv1d=True, precompute=True, state_update=True)
-ALL = linked_stages(EVERY, STAGES)
-INNER = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True), STAGES)
+LINKED = linked_stages(ALL, STAGES)
+INNER = linked_stages(INNER_LINKS, STAGES)
 COPY = "vectorized_elementwise_kernel"
 
 
@@ -29,7 +29,7 @@ def linked(source: int, target: int) -> Edge:
     return Edge(source, target, 1, 0, 1)
 
 
-def chain(layers: int, on: frozenset[str] = ALL) -> tuple[dict[int, Node], list[Edge]]:
+def chain(layers: int, on: frozenset[str] = LINKED) -> tuple[dict[int, Node], list[Edge]]:
     """Return what a capture of the chain gives: advance, then three kernels a layer."""
     nodes = {0: Node("kernel", STAGES[0].kernel)}
     edges = []
@@ -41,7 +41,7 @@ def chain(layers: int, on: frozenset[str] = ALL) -> tuple[dict[int, Node], list[
     return nodes, edges
 
 
-def verdict_on(nodes: dict[int, Node], edges: list[Edge], on: frozenset[str] = ALL) -> Verdict:
+def verdict_on(nodes: dict[int, Node], edges: list[Edge], on: frozenset[str] = LINKED) -> Verdict:
     return audit_graph(nodes, edges, STAGES, on)
 
 
@@ -56,7 +56,7 @@ def test_the_chain_s_own_graph_is_acquitted() -> None:
 
 def test_the_fused_chain_s_graph_is_acquitted_and_held_to_its_links() -> None:
     """Held to the other chain its kernels have no known order."""
-    on = linked_stages(EVERY, FUSED)
+    on = linked_stages(ALL, FUSED)
     nodes, edges = {0: Node("kernel", FUSED[0].kernel)}, []
     for stage in (*FUSED[1:], *FUSED[1:]):
         edges.append(linked(len(nodes) - 1, len(nodes)))
@@ -66,7 +66,7 @@ def test_the_fused_chain_s_graph_is_acquitted_and_held_to_its_links() -> None:
     assert found(audit_graph(nodes, lost, FUSED, on)) == [
         (Severity.LOST_OVERLAP, Rule.EDGE, "fused", (2,))
     ]
-    assert audit_graph(nodes, edges, STAGES, ALL).findings
+    assert audit_graph(nodes, edges, STAGES, LINKED).findings
 
 
 def test_a_link_that_became_a_full_edge_is_convicted_once_for_all_layers() -> None:

@@ -16,14 +16,8 @@ from graphrt.capture.audit.links import chain_links
 from graphrt.capture.audit.verdict import Rule, Severity, Verdict
 from graphrt.errors import CaptureError
 from graphrt.kernels.links import STAGES, linked_stages
-from tests.helpers.audited import (
-    ALL,
-    EARLY,
-    PAIR,
-    code_of,
-    codes,
-    links_of,
-)
+from tests.helpers.audited import EARLY, PAIR, code_of, codes, links_of
+from tests.helpers.links import ALL
 from tests.helpers.rows import RANK
 
 WAIT = "griddepcontrol.wait"

@@ -14,22 +14,17 @@ from graphrt.config import PdlLinks
 from graphrt.kernels.links import linked_stages, stages_of
 from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
+from tests.helpers.built import SMALL
 from tests.helpers.cases import Case
+from tests.helpers.links import ALL
 from tests.helpers.rows import FP16, RANK
 
 STOCHASTIC = replace(RANK, state_dtype=FP16, rounding="stochastic")
 BARE = replace(RANK, has_D=False, has_z=False, has_dt_bias=False, has_conv_bias=False)
-ALL = PdlLinks(conv1d=True, precompute=True, state_update=True)
-INNER = PdlLinks(conv1d=False, precompute=True, state_update=True)
-NONE = PdlLinks(conv1d=False, precompute=False, state_update=False)
-ONLY_CONV1D = PdlLinks(conv1d=True, precompute=False, state_update=False)
-ONLY_PRECOMPUTE = PdlLinks(conv1d=False, precompute=True, state_update=False)
-ONLY_STATE_UPDATE = PdlLinks(conv1d=False, precompute=False, state_update=True)
 EARLY, LATE = 1, 64  # rows of RANK where a state update loads B before its wait, and after it
 
 
 PAIR, ONE = stages_of(fused=False), stages_of(fused=True)
-SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
 
 
 @cache

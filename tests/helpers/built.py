@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels of both chains compiled for a GPU that is not there, and what is read from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+
+from graphrt.config import PdlLinks
+from graphrt.kernels.assembly import (
+    Instruction,
+    ptx_instructions,
+    resource_usage,
+    sass_instructions,
+)
+from graphrt.kernels.links import stages_of
+from graphrt.kernels.tuning import FusedLaunch
+from tests.helpers.aot import recorded_launches
+from tests.helpers.assembly import Access, accesses
+from tests.helpers.cases import Case
+from tests.helpers.rows import RANK
+
+BUCKETS = pytest.mark.parametrize(
+    ("bucket", "capability"), [*((bucket, 90) for bucket in RANK.buckets), (32, 100)]
+)
+SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
+
+
+@dataclass(frozen=True)
+class Built:
+    """One compiled kernel and what was read from it."""
+
+    sass: list[Instruction]
+    ptx: list[Instruction]
+    accesses: list[Access]
+    usage: dict[str, int]
+    is_linked: bool
+
+
+@cache
+def build(
+    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
+) -> dict[str, Built]:
+    """Return the kernels of a chain, of the pair or with the fused kernel instead of it."""
+    built = {}
+    for stage, launch in recorded_launches(case, links, bucket, fused).items():
+        compiled = launch.compile(capability)
+        built[stage] = Built(
+            sass_instructions(compiled),
+            ptx_instructions(compiled),
+            accesses(compiled, launch.arguments_left()),
+            resource_usage(compiled),
+            bool(launch.keywords.get("launch_pdl", False)),
+        )
+    assert list(built) == [stage.name for stage in stages_of(fused=fused is not None)]
+    return built
+
+
+def build_both(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
+    """Return the kernels of both chains. fused: with small tiles in the smallest bucket."""
+    one = build(case, links, bucket, capability, SMALL if bucket == 1 else LARGE)
+    return build(case, links, bucket, capability) | {"fused": one["fused"]}
+
+
+def indices(instructions: list[Instruction], *opcodes: str) -> list[int]:
+    return [i for i, instruction in enumerate(instructions) if instruction.has(*opcodes)]
