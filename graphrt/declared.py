@@ -31,10 +31,12 @@ _ROLES = {
     "clamped": Role.CURSOR,
     "rand_seed": Role.SEED,
 }
-# Launched once a launch, or by whoever likes; all other kernels of the chain once a layer.
+# Launched once a launch, or by whoever likes; all other kernels of the chain once a layer, but
+# where those behind the first layer have a kernel of their own.
 _ONCE = STAGES[0].kernel
 _AT_WILL = "_accept_kernel"
 _ENTRIES = frozenset(stage.kernel for stage in STAGES if stage.entry)
+_BEHIND = frozenset(stage.kernel for stage in STAGES if stage.behind)
 
 
 @runtime_checkable
@@ -89,10 +91,13 @@ def graph_manifest(
 def chain_contract(chain: BoundChain, layers: int, step: object) -> GraphContract:
     """Return what a graph of ``step`` must look like, from the kernels that ``chain`` launched.
 
-    advance once; every other kernel of the chain once a layer, whichever kernels those are.
+    advance once; every other kernel of the chain once a layer, whichever kernels those are; where
+    some are launched behind the first layer, the others of a layer there alone.
     """
     names = {str(k.metadata.name) for k in chain.compiled if is_compiled_kernel(k)}
-    counts = {name: 1 if name == _ONCE else layers for name in sorted(names - {_AT_WILL})}
+    behind = layers - 1 if names & _BEHIND else 0
+    counts = {name: layers - behind for name in sorted(names - {_AT_WILL})}
+    counts |= {name: 1 if name == _ONCE else behind for name in names & {_ONCE, *_BEHIND}}
     only = isinstance(step, Declares) and step.only_chain
     return GraphContract(
         counts,
@@ -100,4 +105,5 @@ def chain_contract(chain: BoundChain, layers: int, step: object) -> GraphContrac
         forbidden=ALLOCATIONS | COPIES if only else ALLOCATIONS,
         declared=isinstance(step, Declares),
         entries=_ENTRIES,
+        behind=_BEHIND,
     )

@@ -11,7 +11,7 @@ import pytest
 
 from graphrt.config import PdlLinks
 from graphrt.kernels.assembly import Instruction, waits_at_exit
-from tests.helpers.built import BUCKETS, build, build_both, indices
+from tests.helpers.built import BUCKETS, build, build_all, indices
 from tests.helpers.links import (
     ALL,
     INNER,
@@ -24,6 +24,7 @@ from tests.helpers.rows import RANK
 
 # What the kernel before writes, and may still be writing until the wait. A state update may start
 # while conv1d still runs: precompute signals before it waits itself. conv1d may follow any kernel.
+SINGLE_CACHES = ("state_ptr", "x_ring_ptr", "b_ring_ptr", "dt_ring_ptr", "conv_ring_ptr")
 WRITTEN_UPSTREAM = {
     "conv1d": {"xbc_ptr", "conv_ring_ptr", "row_cursors_ptr"},
     "precompute": {"conv_out_ptr"},
@@ -32,6 +33,8 @@ WRITTEN_UPSTREAM = {
         *("fold_weight_ptr", "fold_decay_ptr"),
     },
     "fused": {"conv_out_ptr"},
+    "single": {"xbc_ptr", "dt_ptr", "z_ptr", *SINGLE_CACHES, "row_cursors_ptr"},
+    "single_next": {"xbc_ptr", "dt_ptr", "z_ptr"},
 }
 # What the kernels before may still be reading until the wait, other rows of it or these.
 READ_UPSTREAM = {
@@ -42,6 +45,8 @@ READ_UPSTREAM = {
         *("fold_weight_ptr", "fold_decay_ptr", "b_ring_ptr"),
     },
     "fused": {"conv_out_ptr"},
+    "single": {*SINGLE_CACHES, "out_ptr"},
+    "single_next": {*SINGLE_CACHES, "out_ptr"},
 }
 CHAINS = pytest.mark.parametrize(
     ("capability", "links"),
@@ -72,7 +77,7 @@ CHAINS = pytest.mark.parametrize(
 def test_each_kernel_waits_and_signals_where_the_chain_says(
     capability: int, links: PdlLinks
 ) -> None:
-    built = build_both(RANK, links, 32, capability)
+    built = build_all(RANK, links, 32, capability)
     conv1d, first, second = links.conv1d, links.precompute, links.state_update
     expected = {  # (launched with PDL, waits, signals)
         "advance": (False, 0, int(conv1d)),
@@ -80,6 +85,8 @@ def test_each_kernel_waits_and_signals_where_the_chain_says(
         "precompute": (first, int(first), int(second)),
         "state_update": (second, int(second), int(conv1d)),
         "fused": (first, int(first), int(conv1d)),
+        "single": (conv1d, int(conv1d), int(conv1d)),
+        "single_next": (conv1d, int(conv1d), int(conv1d)),
     }
     for stage, kernel in built.items():
         waits, signals = indices(kernel.sass, "ACQBULK"), indices(kernel.sass, "PREEXIT")
@@ -88,7 +95,7 @@ def test_each_kernel_waits_and_signals_where_the_chain_says(
 
 @CHAINS
 def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLinks) -> None:
-    for stage, kernel in build_both(RANK, links, 32, capability).items():
+    for stage, kernel in build_all(RANK, links, 32, capability).items():
         once = {1} if kernel.is_linked else {0}
         assert waits_at_exit(kernel.sass) == once, stage
         assert waits_at_exit(kernel.ptx) == once, stage
@@ -103,17 +110,30 @@ def test_signals_come_before_anything_else_touches_memory(capability: int) -> No
         ("state_update", ALL),
         ("fused", ALL),
     ):
-        sass = build_both(RANK, links, 32, capability)[stage].sass
+        sass = build_all(RANK, links, 32, capability)[stage].sass
         touching = indices(sass, "LDG", "STG", "LDGSTS", "ACQBULK")
         assert indices(sass, "PREEXIT")[0] < touching[0], stage
 
 
+CONV_WEIGHTS = {"weight_ptr", "bias_ptr"}
+WEIGHTS = {"conv_weight_ptr", "conv_bias_ptr", "A_ptr", "dt_bias_ptr", "D_ptr"}
+
+
 @BUCKETS
-def test_conv1d_reads_its_weights_then_waits_then_signals_then_touches_the_rest(
-    bucket: int, capability: int
+@pytest.mark.parametrize(
+    ("stage", "first"),
+    [
+        ("conv1d", CONV_WEIGHTS),
+        ("single", WEIGHTS),
+        ("single_next", {*WEIGHTS, *SINGLE_CACHES, "row_cursors_ptr"}),
+    ],
+    ids=["conv1d", "single", "single_next"],
+)
+def test_an_entry_reads_what_is_there_then_waits_then_signals_then_touches_the_rest(
+    stage: str, first: set[str], bucket: int, capability: int
 ) -> None:
-    """Its signal tells precompute that all before conv1d has completed: only the wait knows it."""
-    kernel = build(RANK, ALL, bucket, capability)["conv1d"]
+    """Its signal tells the next kernel that all before it has completed: only the wait knows it."""
+    kernel = build_all(RANK, ALL, bucket, capability)[stage]
     for instructions, wait, signal in (
         (kernel.sass, "ACQBULK", "PREEXIT"),
         (kernel.ptx, "griddepcontrol.wait", "griddepcontrol.launch_dependents"),
@@ -123,7 +143,7 @@ def test_conv1d_reads_its_weights_then_waits_then_signals_then_touches_the_rest(
         (waited,) = indices(instructions, wait)
         assert waited < signalled
     early = {access.argument for access in kernel.accesses if 0 in access.waits}
-    assert early == {"weight_ptr", "bias_ptr"}
+    assert early == first
 
 
 @pytest.mark.parametrize("capability", [90, 100])
@@ -140,7 +160,7 @@ def test_advance_leaves_no_cursor_in_l1(capability: int) -> None:
 def test_what_upstream_writes_is_touched_only_after_the_wait(
     stage: str, bucket: int, capability: int
 ) -> None:
-    kernel = build_both(RANK, ALL, bucket, capability)[stage]
+    kernel = build_all(RANK, ALL, bucket, capability)[stage]
     seen = {access.argument for access in kernel.accesses if access.kind == "load"}
     assert WRITTEN_UPSTREAM[stage] <= seen, "the test looks at tensors the kernel does not read"
     for access in kernel.accesses:
@@ -159,7 +179,7 @@ def test_ptxas_moves_no_load_or_store_across_the_wait(
     ptxas may drop accesses, the second of two equal loads, so there can be fewer. Of a whole number
     that the kernel casts to 32 bits it loads the lower half alone.
     """
-    kernel = build_both(RANK, ALL, bucket, capability)[stage]
+    kernel = build_all(RANK, ALL, bucket, capability)[stage]
     in_ptx = Counter((a.kind, a.nbytes, a.waits) for a in kernel.accesses)
     in_sass = Counter(
         ("store" if i.has("STG") else "load", sass_bytes(i), frozenset(i.waits))
@@ -185,7 +205,7 @@ def test_no_multiplication_and_addition_become_one(bucket: int, capability: int)
     Seen on an H200 in fp32: two launch configurations, 27 of 768 outputs. Those of the logarithm,
     which flush subnormals, are the same in every configuration.
     """
-    for stage, kernel in build_both(RANK, ALL, bucket, capability).items():
+    for stage, kernel in build_all(RANK, ALL, bucket, capability).items():
         contracted = [i.text for i in kernel.ptx if i.opcode == "fma.rn.f32"]
         assert not contracted, stage
 

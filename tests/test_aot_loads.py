@@ -11,11 +11,11 @@ from graphrt.kernels.assembly import sass_instructions
 from graphrt.kernels.tuning import FusedLaunch, PrecomputeLaunch, StateUpdateLaunch, lookup
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import accesses
-from tests.helpers.built import BUCKETS, SMALL, build, build_both, indices
+from tests.helpers.built import BUCKETS, SMALL, build, build_all, indices
 from tests.helpers.cases import Case
 from tests.helpers.links import ALL
 from tests.helpers.rows import BF16, FP16, FP32, RANK
-from tools.tune import FUSED, PRECOMPUTE, label
+from tools.tune import FUSED, PRECOMPUTE, SINGLE, label
 
 DTYPES = {
     "state_fp32": RANK,
@@ -29,11 +29,11 @@ DTYPES = {
 def test_nothing_spills_and_the_state_moves_in_128_bits(
     case: Case, bucket: int, capability: int
 ) -> None:
-    built = build_both(case, ALL, bucket, capability)
+    built = build_all(case, ALL, bucket, capability)
     for stage, kernel in built.items():
         assert not indices(kernel.sass, "LDL", "STL"), f"{stage} spills"
         assert (kernel.usage["STACK"], kernel.usage["LOCAL"]) == (0, 0), stage
-    for name, waits in (("state_update", 0), ("fused", 1)):
+    for name, waits in (("state_update", 0), ("fused", 1), ("single", 1), ("single_next", 0)):
         update = built[name]
         widths = {(a.kind, a.nbytes) for a in update.accesses if a.argument == "state_ptr"}
         assert widths == {("load", 16), ("store", 16)}
@@ -114,7 +114,7 @@ def test_fused_asks_for_the_state_last_and_for_everything_before_its_first_produ
     sass = kernel.sass
     first_product = indices(sass, "HMMA")[0]
     late = [i for i in indices(sass, "LDG", "LDGSTS") if i > first_product]
-    assert not late or choice.num_warps > 1  # B of a fold
+    assert not late or (choice.num_warps > 1 and choice.in_shared)  # B of a fold
     by_argument = [a.argument for a in kernel.accesses if a.kind == "load"]  # in PTX
     order = ("dt_ptr", "conv_out_ptr", "dt_ring_ptr", "state_ptr")
     assert sorted(order, key=by_argument.index) == list(order)
@@ -123,6 +123,25 @@ def test_fused_asks_for_the_state_last_and_for_everything_before_its_first_produ
     if choice.in_shared:  # in SASS: the first copy of a state comes behind all other loads
         copies = indices(sass, "LDGSTS")
         assert not [i for i in indices(sass, "LDG") if copies[0] < i < first_product]
+
+
+@pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("choice", [one for one in SINGLE if one], ids=label)
+def test_single_asks_for_everything_before_it_convolves_and_for_inputs_before_caches(
+    choice: FusedLaunch, state: torch.dtype
+) -> None:
+    """Behind another layer the caches were asked for before the wait."""
+    built = build(replace(RANK, state_dtype=state), ALL, 1, 90, single=choice)
+    for stage, order in (
+        ("single", ("dt_ptr", "xbc_ptr", "dt_ring_ptr", "state_ptr")),
+        ("single_next", ("dt_ring_ptr", "state_ptr", "dt_ptr", "xbc_ptr")),
+    ):
+        kernel = built[stage]
+        first_product = indices(kernel.sass, "HMMA")[0]
+        late = [i for i in indices(kernel.sass, "LDG", "LDGSTS") if i > first_product]
+        assert not late or choice.in_shared, stage  # B of a fold
+        by_argument = [a.argument for a in kernel.accesses if a.kind == "load"]  # in PTX
+        assert sorted(order, key=by_argument.index) == list(order), stage
 
 
 @pytest.mark.parametrize(("choice", "turned"), [(SMALL, True), (FusedLaunch(16, 4, True), False)])

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from graphrt.bench import conditions
 from graphrt.capture import space
 from graphrt.capture.driver import Edge
 from graphrt.capture.graph import RecordedGraph
-from graphrt.kernels.links import StageAccess, stages_of
+from graphrt.kernels.links import StageAccess, kernels_of, stages_of
 from tools import gpu_report
 from tools.gpu import host, links, sanitizer, small_chain
 from tools.gpu.host import interleaved
@@ -29,12 +30,11 @@ CPU = torch.device("cpu")
 
 # --- links ---------------------------------------------------------------------------------------
 
-PAIR, FUSED = stages_of(fused=False), stages_of(fused=True)
+PAIR, FUSED, SINGLE = (stages_of(last) for last in ("state_update", "fused", "single"))
 
 
 def names_of(stages: Sequence[StageAccess]) -> dict[int, str]:
-    once, *layer = (stage.kernel for stage in stages)
-    return dict(enumerate([once, *layer, *layer]))
+    return dict(enumerate(kernels_of(stages, 2)))
 
 
 NAMES = names_of(PAIR)
@@ -45,17 +45,23 @@ def edges_of(linked: bool, links: int = 6) -> list[Edge]:
 
 
 @pytest.mark.parametrize("linked", [True, False])
-@pytest.mark.parametrize(("stages", "links"), [(PAIR, 6), (FUSED, 4)], ids=["pair", "fused"])
+@pytest.mark.parametrize(
+    ("stages", "links"),
+    [(PAIR, 6), (FUSED, 4), (SINGLE, 2)],
+    ids=["pair", "fused", "single"],
+)
 def test_links_that_are_as_they_should_be(
     stages: Sequence[StageAccess], links: int, linked: bool
 ) -> None:
     names = names_of(stages)
     assert check_chain(names, edges_of(linked, links), stages, 2, linked=linked) == []
     wrong = check_chain(names, edges_of(not linked, links), stages, 2, linked=linked)
-    assert len(wrong) == len(stages)  # the links of a layer, and two into conv1d
+    assert len(wrong) == len(set(pairwise(names.values())))  # of a layer, and into the next
 
 
-@pytest.mark.parametrize(("stages", "others"), [(PAIR, FUSED), (FUSED, PAIR)])
+@pytest.mark.parametrize(
+    ("stages", "others"), [(PAIR, FUSED), (FUSED, PAIR), (SINGLE, FUSED), (FUSED, SINGLE)]
+)
 def test_a_graph_of_the_other_chain_is_refused(
     stages: Sequence[StageAccess], others: Sequence[StageAccess]
 ) -> None:

@@ -6,10 +6,10 @@
 
 Every kernel of the search is compiled first, by parallel processes that share Triton's cache. Then,
 key by key, one stage after the other with what was best so far: the state update and precompute in
-the pair, the fused kernel instead of both and conv1d in the chain, by the timing contract of
-graphrt.bench on caches that exceed L2 less often. The winner passes the gate and is timed by the
-whole contract before it is written, the table after every key. Of choices within the noise of the
-best the first is taken: the current choice, then the smaller.
+the pair; in the chain the fused kernel instead of both, conv1d, and one kernel instead of all; by
+the timing contract of graphrt.bench on caches that exceed L2 less often. The winner passes the gate
+and is timed by the whole contract before it is written, the table after every key. Of choices
+within the noise of the best the first is taken: the current choice, then the smaller.
 """
 
 from __future__ import annotations
@@ -90,7 +90,15 @@ FUSED = (
         for choice in (
             *((16, 1, IN_REGISTERS), (16, 1, IN_SHARED), (32, 1, IN_SHARED)),
             *((16, 4, IN_SHARED), (32, 1, IN_REGISTERS), (32, 1, IN_SHARED, 200)),
+            *((32, 2, IN_REGISTERS), (64, 4, IN_REGISTERS)),
         )
+    ),
+)
+SINGLE = (
+    None,  # conv1d by itself
+    *(
+        FusedLaunch(*choice)
+        for choice in ((64, 4, IN_REGISTERS), (32, 2, IN_REGISTERS), (16, 4, IN_SHARED))
     ),
 )
 SEARCH: dict[Stage, tuple[Any, ...]] = {
@@ -98,6 +106,7 @@ SEARCH: dict[Stage, tuple[Any, ...]] = {
     "precompute": PRECOMPUTE,
     "fused": FUSED,
     "conv1d": CONV1D,
+    "single": SINGLE,
 }
 """The stages in the order in which they are searched, and their configurations."""
 STAGES = tuple(SEARCH)
@@ -161,7 +170,9 @@ def search(
         runs: dict[str, Timed] = {}
         named = {label(choice): choice for choice in unique((current, *choices), case)}
         for name, choice in named.items():
-            varied = replace(launch, **{stage: choice})
+            # What is chosen before single is so by the chain without it.
+            apart = launch if stage == "single" else replace(launch, single=None)
+            varied = replace(apart, **{stage: choice})
             together = PAIR if stage in PAIR else layer_stages(varied)
             calls = stage_calls(work, together, varied)
             if launches(name, calls[0]):
@@ -220,7 +231,9 @@ def compile_ahead(
     # A batch changes no kernel, but what the table has for it.
     now = list(dict.fromkeys((case.at(1), find(case.key(), arch, case.window)) for case in cases))
     work: list[tuple[Case, ChainLaunch, tuple[Stage, ...]]] = [
-        (case, launch, (*PAIR, *layer_stages(launch))) for case, launch in now
+        (case, one, (*PAIR, *layer_stages(one)))
+        for case, launch in now
+        for one in {launch, replace(launch, single=None)}
     ]
     work += [
         (case, replace(launch, **{stage: choice}), (stage,))

@@ -18,24 +18,25 @@ from graphrt.kernels.conv1d import conv1d
 from graphrt.kernels.fused import fused
 from graphrt.kernels.pdl import usable_links
 from graphrt.kernels.precompute import precompute
+from graphrt.kernels.single import single
 from graphrt.kernels.state_update import state_update
 from graphrt.kernels.tuning import ChainLaunch, architecture, find
 
-Stage = Literal["conv1d", "precompute", "state_update", "fused"]
+Stage = Literal["conv1d", "precompute", "state_update", "fused", "single"]
 PAIR: tuple[Stage, ...] = ("precompute", "state_update")
 
 
 def after_conv1d(launch: ChainLaunch) -> tuple[Stage, ...]:
-    """Return the stages that follow conv1d: the pair, or the fused kernel instead of it."""
+    """Return the stages that follow conv1d, where it is one: the pair, or one instead of it."""
     return PAIR if launch.fused is None else ("fused",)
 
 
 def layer_stages(launch: ChainLaunch) -> tuple[Stage, ...]:
     """Return the stages of a layer."""
-    return ("conv1d", *after_conv1d(launch))
+    return ("conv1d", *after_conv1d(launch)) if launch.single is None else ("single",)
 
 
-LONGEST: tuple[Stage, ...] = ("state_update", "fused")
+LONGEST: tuple[Stage, ...] = ("state_update", "fused", "single")
 """The last stages of a layer, which take longest where a launch is not short."""
 
 
@@ -47,8 +48,8 @@ def longest_stage(case: Case, device: torch.device) -> Stage:
 def parts_of(launch: ChainLaunch) -> dict[str, tuple[Stage, ...]]:
     """Return what is timed of the chain besides the whole, by name.
 
-    The two kernels of the pair by themselves even where they are fused; ``pair`` is what the chain
-    runs.
+    conv1d, and the two kernels of the pair by themselves, even where the chain runs none of them;
+    ``pair`` is what it runs behind conv1d, or would.
     """
     return {
         "conv1d": ("conv1d",),
@@ -73,7 +74,7 @@ def stage_calls(
     """Return one callable a call that runs ``stages`` of one layer with the given configuration.
 
     links: by default the case's. A first stage that is linked is launched as the dependent of
-    whatever kernel comes before it; conv1d is launched normally. calls: by default all of the
+    whatever kernel comes before it; conv1d alone is launched normally. calls: by default all of the
     workload's.
     """
     launch = launch or chosen_launch(work)
@@ -95,9 +96,9 @@ def advance_calls(work: Workload) -> list[Callable[[], object]]:
 
 def _chain(work: Workload, call: Call, advance: bool) -> Callable[[], object]:
     cache = call.advancing if advance else call.after
-    chain = BoundChain(cache, call.slot_ids, work.case.tokens)
 
     def run() -> None:
+        chain = BoundChain(cache, call.slot_ids, work.case.tokens)  # a first layer is what is timed
         if advance:
             chain.advance()
         chain.layer(0, work.inputs, work.weights, work.out)
@@ -120,20 +121,24 @@ def _stages(
 
     def kernels() -> None:
         if "conv1d" in stages:
-            conv1d(*given, links=replace(links, conv1d=False), launch=launch.conv1d)
+            own = replace(links, conv1d=links.conv1d and len(stages) > 1)
+            conv1d(*given, links=own, launch=launch.conv1d)
         if "precompute" in stages:
             precompute(*given, **sizes, launch=launch.precompute)
         if "state_update" in stages:
             state_update(*whole, **sizes, stochastic=stochastic, launch=launch.state_update)
         if "fused" in stages and launch.fused is not None:
             fused(*whole, **sizes, stochastic=stochastic, launch=launch.fused)
+        if "single" in stages and launch.single is not None:
+            single(*whole, **sizes, stochastic=stochastic, behind=False, launch=launch.single)
 
     def twins() -> None:
-        if "conv1d" in stages:
+        ran = set(stages)
+        if ran & {"conv1d", "single"}:
             reference.conv1d_reference(*twin)
-        if "precompute" in stages or "fused" in stages:
+        if ran & {"precompute", "fused", "single"}:
             reference.precompute_reference(*twin, shape=shape, window=window)
-        if "state_update" in stages or "fused" in stages:
+        if ran & {"state_update", "fused", "single"}:
             reference.state_update_reference(
                 *twin, work.out, shape=shape, window=window, stochastic=stochastic
             )

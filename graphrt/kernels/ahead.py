@@ -18,7 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from graphrt.cache import ReplayCache
 from graphrt.config import PdlLinks, RuntimeConfig
-from graphrt.kernels import advance, conv1d, fused, precompute, state_update
+from graphrt.kernels import advance, conv1d, fused, precompute, single, state_update
 from graphrt.kernels.tensors import LayerInputs, LayerWeights
 from graphrt.kernels.tuning import ChainLaunch
 
@@ -28,6 +28,7 @@ _STAGES = {
     "precompute": (precompute, "_precompute_kernel"),
     "state_update": (state_update, "_state_update_kernel"),
     "fused": (fused, "_fused_kernel"),
+    "single": (single, "_single_kernel"),
 }
 
 _POINTERS = {
@@ -106,7 +107,8 @@ class _Recorder:
         return self._keep
 
     def _keep(self, *arguments: Any, **keywords: Any) -> None:
-        self.launches[self.stage] = Launch(self.kernel, arguments, keywords)
+        stage = f"{self.stage}_next" if keywords.get("BEHIND") else self.stage
+        self.launches[stage] = Launch(self.kernel, arguments, keywords)
 
 
 @contextmanager
@@ -164,6 +166,11 @@ def chain_launches(
         )
         sizes: dict[str, Any] = {"shape": shape, "window": config.window, "links": links}
         stochastic = config.rounding == "stochastic"
+        if launch.single is not None:
+            sizes |= {"stochastic": stochastic, "launch": launch.single}
+            for behind in (False, True):
+                single.single(*stage, out, **sizes, behind=behind)
+            return launches
         conv1d.conv1d(*stage, links=links, launch=launch.conv1d)
         if launch.fused is not None:
             fused.fused(*stage, out, **sizes, stochastic=stochastic, launch=launch.fused)

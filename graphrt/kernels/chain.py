@@ -4,6 +4,7 @@
     advance                                       once a launch
     → conv1d → precompute → state update          per layer; each arrow can be a PDL link
     → conv1d → fused                              the same in fewer kernels, where it is faster
+    → single                                      the same in one
 
 On CUDA the stages are Triton kernels, on the CPU their PyTorch twins (and the kernels themselves
 under Triton's interpreter, which is how machines without a GPU test them).
@@ -26,6 +27,7 @@ from graphrt.kernels.fused import fused
 from graphrt.kernels.links import StageAccess, stages_of
 from graphrt.kernels.pdl import usable_links
 from graphrt.kernels.precompute import precompute
+from graphrt.kernels.single import single
 from graphrt.kernels.state_update import state_update
 from graphrt.kernels.tensors import LayerInputs, LayerWeights
 from graphrt.kernels.tuning import architecture, lookup
@@ -77,15 +79,21 @@ class BoundChain:
         )
         self._stochastic = config.rounding == "stochastic"
         self._use_kernels = runs_kernels(config.device)
+        self._is_behind = False
 
     @property
     def stages(self) -> tuple[StageAccess, ...]:
         """What the chain's kernels touch, in their order, as `graphrt.kernels.links` has it."""
-        return stages_of(fused=self._launch.fused is not None)
+        if self._launch.single is None:
+            return stages_of("state_update" if self._launch.fused is None else "fused")
+        advance, first, others = stages_of("single")
+        has_others = self._links.conv1d and len(self._layers) > 1
+        return (advance, first, others) if has_others else (advance, first)
 
     def advance(self) -> None:
         """Commit the accepted counts of the slots' last launches; once a launch, before layers."""
         config = self._config
+        self._is_behind = False
         given = (self.slot_ids, self._cache.cursors, self._scratch.row_cursors)
         sizes: dict[str, Any] = {
             "tokens": self.tokens,
@@ -137,6 +145,11 @@ class BoundChain:
         launch, links = self._launch, self._links
         sizes: dict[str, Any] = {"shape": shape, "window": window, "links": links}
         stochastic = self._stochastic
+        if launch.single is not None:
+            sizes |= {"stochastic": stochastic, "behind": self._is_behind}
+            self._keep(single(*stage, out, **sizes, launch=launch.single))
+            self._is_behind = True
+            return
         self._keep(conv1d(*stage, links=links, launch=launch.conv1d))
         if launch.fused is not None:
             self._keep(fused(*stage, out, **sizes, stochastic=stochastic, launch=launch.fused))

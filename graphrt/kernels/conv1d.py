@@ -18,8 +18,14 @@ import triton.language as tl
 
 from graphrt.config import PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
+from graphrt.kernels.convolution import (
+    append_inputs,
+    ask_for_new_inputs,
+    ask_for_past_inputs,
+    convolved,
+    taps_of,
+)
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.ptx import exp
 from graphrt.kernels.row_cursors import CONV_POS, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
@@ -59,14 +65,10 @@ def _conv1d_kernel(
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channel < CHANNELS
 
-    bias = tl.zeros([BLOCK_C], dtype=tl.float32)
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)
-    weights = ()
-    for tap in tl.static_range(WIDTH):
-        weight_ptrs = weight_ptr + channel * stride_weight_channel + tap * stride_weight_tap
-        weight = tl.load(weight_ptrs, mask=is_channel, other=0.0).to(tl.float32)
-        weights += (weight,)  # type: ignore[assignment]  # a tuple of Triton's, unrolled
+    bias, taps = taps_of(
+        weight_ptr, stride_weight_channel, stride_weight_tap, bias_ptr, channel, is_channel,
+        WIDTH, HAS_BIAS,
+    )  # fmt: skip
 
     wait_for_producer(WAIT)
     signal_consumer(SIGNAL and WAIT)
@@ -77,27 +79,18 @@ def _conv1d_kernel(
     mask = is_channel & live
     xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel * stride_xbc_channel
     ring_ptrs = conv_ring_ptr + slot * stride_ring_slot + channel
-    seen = ()  # the history's last tokens, then the launch's
-    for index in tl.static_range(1 - WIDTH, T):
-        if index < 0:
-            ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
-            token = tl.load(ring_ptrs + ring_row * stride_ring_row, mask=mask, other=0.0)
-        else:
-            token = tl.load(xbc_ptrs + index * stride_xbc_token, mask=mask, other=0.0)
-        seen += (token,)  # type: ignore[assignment]  # as above
+    seen = ask_for_past_inputs(ring_ptrs, stride_ring_row, conv_pos, mask, WIDTH, RING_ROWS)
+    seen += ask_for_new_inputs(xbc_ptrs, stride_xbc_token, mask, T)
     out_ptrs = conv_out_ptr + row * stride_out_row + channel
     for index in tl.static_range(T):
-        total = bias
-        for tap in tl.static_range(WIDTH):
-            total += seen[index + tap].to(tl.float32) * weights[tap]
-        activated = tl.where(live, total / (1.0 + exp(-total)), 0.0)
         tl.store(
             out_ptrs + index * stride_out_token,
-            activated.to(conv_out_ptr.dtype.element_ty),
+            tl.where(live, convolved(seen, bias, taps, index, WIDTH), 0.0).to(
+                conv_out_ptr.dtype.element_ty
+            ),
             mask=is_channel,
         )
-        ring_row = (conv_pos + index) % RING_ROWS
-        tl.store(ring_ptrs + ring_row * stride_ring_row, seen[WIDTH - 1 + index], mask=mask)
+    append_inputs(seen, ring_ptrs, stride_ring_row, conv_pos, mask, T, WIDTH, RING_ROWS)
 
 
 def conv1d(

@@ -15,8 +15,8 @@ from graphrt.kernels.fragments import (
     columns_of_memory,
     columns_of_product,
     octets_layout,
-    product_layout,
     rows_of_memory,
+    rows_of_p_layout,
     rows_of_product,
     state_layout,
     stored_at_once,
@@ -41,9 +41,10 @@ def b_of_history(
     BLOCK_N: tl.constexpr,
     V: tl.constexpr,
     WARPS: tl.constexpr,
+    ROW_WARPS: tl.constexpr = 1,
 ):
     """Return B of the ``held`` tokens of the history [BLOCK_W, BLOCK_N], 0 after them."""
-    HISTORY: tl.constexpr = b_layout(BLOCK_W, BLOCK_N, V, WARPS)
+    HISTORY: tl.constexpr = b_layout(BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, HISTORY))
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, HISTORY))
     return gl.load(
@@ -77,6 +78,7 @@ def fold(
     WARPS: tl.constexpr,
     IN_SHARED: tl.constexpr,
     TURNED: tl.constexpr,
+    ROW_WARPS: tl.constexpr = 1,
 ):
     """Store a tile's state after the whole history, a few columns of N at a time that warps share.
 
@@ -87,14 +89,14 @@ def fold(
     # By half lines a launch where all slots flush takes 5 % longer. Not where the state waits in
     # registers: the exchange would want more of them.
     BY_LINES: tl.constexpr = IN_SHARED and WARPS == 1
-    COLUMNS: tl.constexpr = stored_at_once(BLOCK_N, V, WARPS, BY_LINES)
-    STORED: tl.constexpr = stored_layout(ROWS, COLUMNS, V, WARPS, BY_LINES)
+    COLUMNS: tl.constexpr = stored_at_once(BLOCK_N, V, WARPS // ROW_WARPS, BY_LINES)
+    STORED: tl.constexpr = stored_layout(ROWS, COLUMNS, V, WARPS, BY_LINES, ROW_WARPS)
     p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STORED))
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
         stored = _folded(
             state, weighted, b_past, decay, seed, first_octet + first_row * ((N + 7) // 8), layer,
             N, STOCHASTIC, FIRST, COLUMNS, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED,
-            state_ptr.dtype.element_ty,
+            state_ptr.dtype.element_ty, ROW_WARPS,
         )  # fmt: skip
         n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STORED))
         gl.store(
@@ -109,44 +111,47 @@ def _folded(
     state, weighted, b_past, decay, seed, first_octet, layer,
     N: tl.constexpr, STOCHASTIC: tl.constexpr, FIRST: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr,
-    IN_SHARED: tl.constexpr, TURNED: tl.constexpr, DTYPE: tl.constexpr,
+    IN_SHARED: tl.constexpr, TURNED: tl.constexpr, DTYPE: tl.constexpr, ROW_WARPS: tl.constexpr,
 ):  # fmt: skip
     """Return COLUMNS columns of what is stored, from FIRST on, as many at a time as are worked on.
 
     first_octet: of the tile's first row. Otherwise as in `fold`.
     """
-    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False)
-    if COLUMNS > at_once(BLOCK_N, WARPS):
+    COLUMN_WARPS: tl.constexpr = WARPS // ROW_WARPS
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS)
+    if COLUMNS > at_once(BLOCK_N, COLUMN_WARPS):
         HALF: tl.constexpr = COLUMNS // 2
         left = _folded(
             state, weighted, b_past, decay, seed, first_octet, layer, N, STOCHASTIC, FIRST,
             HALF, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED, DTYPE,
+            ROW_WARPS,
         )  # fmt: skip
         right = _folded(
             state, weighted, b_past, decay, seed, first_octet, layer, N, STOCHASTIC, FIRST + HALF,
             HALF, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED, DTYPE,
+            ROW_WARPS,
         )  # fmt: skip
         both = gl.permute(gl.join(left, right), [0, 2, 1])
         stored = gl.convert_layout(gl.reshape(both, [ROWS, COLUMNS]), STATE, assert_trivial=True)
     else:
-        PRODUCT: tl.constexpr = product_layout(WARPS)
+        PRODUCT: tl.constexpr = rows_of_p_layout(WARPS, ROW_WARPS)
         PARTS: tl.constexpr = 3 if DTYPE == gl.float32 else 2  # 16 bits; 11 or 8 are stored
         b = gl.convert_layout(
-            columns_of_product(columns_from(b_past, FIRST, COLUMNS), V, WARPS, TURNED),
+            columns_of_product(columns_from(b_past, FIRST, COLUMNS), V, COLUMN_WARPS, TURNED),
             gl.DotOperandLayout(1, PRODUCT, 2),
             assert_trivial=True,
         )
         old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED)
         zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
         added = product_in_bf16(weighted, b, zero, PARTS)
-        old = columns_of_product(rows_of_product(old), V, WARPS, TURNED)
+        old = columns_of_product(rows_of_product(old, ROW_WARPS), V, COLUMN_WARPS, TURNED)
         old = gl.convert_layout(old, PRODUCT, assert_trivial=True)
         folded = old.to(gl.float32) * decay + added
-        folded = rows_of_memory(columns_of_memory(folded, V, WARPS, TURNED))
+        folded = rows_of_memory(columns_of_memory(folded, V, COLUMN_WARPS, TURNED), ROW_WARPS)
         folded = gl.convert_layout(folded, STATE, assert_trivial=True)
         if STOCHASTIC:
             octet = first_octet + FIRST // 8
-            stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, DTYPE)
+            stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, ROW_WARPS, DTYPE)
         else:
             stored = folded.to(DTYPE)
     return stored
@@ -161,15 +166,16 @@ def _rounded(
     ROW_OCTETS: tl.constexpr,
     V: tl.constexpr,
     WARPS: tl.constexpr,
+    ROW_WARPS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     """Return columns of a tile rounded by random draws, numbered from ``first_octet`` on."""
     ROWS: tl.constexpr = folded.shape[0]
     OCTETS: tl.constexpr = folded.shape[1] // 8
-    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS)
+    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS, ROW_WARPS)
     row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, DRAWS))
     octet = gl.arange(0, OCTETS, layout=gl.SliceLayout(0, DRAWS))
     octets = (first_octet + row * ROW_OCTETS)[:, None] + octet[None, :]
     words = stochastic_words(seed, octets.to(gl.uint32), layer, ROWS, OCTETS)
-    words = gl.convert_layout(words, state_layout(ROWS, 8 * OCTETS, V, WARPS, False))
+    words = gl.convert_layout(words, state_layout(ROWS, 8 * OCTETS, V, WARPS, False, ROW_WARPS))
     return round_stochastic(folded, words, DTYPE)

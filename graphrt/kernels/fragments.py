@@ -87,6 +87,18 @@ def whole_product_layout(warps: int) -> Any:
 
 
 @constexpr_function
+def columns_of_p_layout(warps: int, row_warps: int) -> Any:
+    """Return the layout of a product [16, rows of P]: warps have all of it, or share P."""
+    return product_layout(warps) if row_warps > 1 else whole_product_layout(warps)
+
+
+@constexpr_function
+def rows_of_p_layout(warps: int, row_warps: int) -> Any:
+    """Return the layout of a product [rows of P, N]: warps share N, or P."""
+    return whole_product_layout(warps) if row_warps > 1 else product_layout(warps)
+
+
+@constexpr_function
 def _linear(registers: list[Any], lanes: list[Any], warps: list[Any], shape: list[int]) -> Any:
     return None if INTERPRETED else gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
 
@@ -98,33 +110,40 @@ def _alike(warps: int) -> list[Any]:
 
 
 @constexpr_function
-def state_layout(rows: int, columns: int, v: int, warps: int, whole: bool) -> Any:
-    """Return the layout of a state tile [rows of P, N]: warps share it by columns, or have all."""
-    own = rows // 8
+def state_layout(
+    rows: int, columns: int, v: int, warps: int, whole: bool, row_warps: int = 1
+) -> Any:
+    """Return the layout of a state tile [rows of P, N]: warps share it, or have all of N."""
+    own = rows // (8 * row_warps)
+    sharing = 1 if whole else warps // row_warps
     return _linear(
         [[0, n] for n in _powers(1, v)]
         + [[p, 0] for p in _powers(1, own)]
-        + [[0, n] for n in _powers(4 * v * (1 if whole else warps), columns)],
+        + [[0, n] for n in _powers(4 * v * sharing, columns)],
         [[0, v], [0, 2 * v], [own, 0], [2 * own, 0], [4 * own, 0]],
-        _alike(warps) if whole else [[0, n] for n in _powers(4 * v, 4 * v * warps)],
+        [[p, 0] for p in _powers(8 * own, rows)]
+        + [[0, n] for n in _powers(4 * v, 4 * v * sharing)]
+        + _alike(warps // (row_warps * sharing)),
         [rows, columns],
     )
 
 
 @constexpr_function
-def octets_layout(rows: int, octets: int, v: int, warps: int) -> Any:
+def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of draws [rows of P, N / 8], each for 8 elements of a `state_layout`.
 
     A thread's own draws where it has 8 elements together; else some threads make the same.
     """
-    own, each = rows // 8, max(v // 8, 1)
+    own, each = rows // (8 * row_warps), max(v // 8, 1)
+    sharing = warps // row_warps
     lanes = [each, 2 * each]
     return _linear(
         [[0, n] for n in _powers(1, each)]
         + [[p, 0] for p in _powers(1, own)]
-        + [[0, n] for n in _powers(4 * each * warps, octets)],
+        + [[0, n] for n in _powers(4 * each * sharing, octets)],
         [[0, n if n < octets else 0] for n in lanes] + [[own, 0], [2 * own, 0], [4 * own, 0]],
-        [[0, n if n < octets else 0] for n in _powers(4 * each, 4 * each * warps)],
+        [[p, 0] for p in _powers(8 * own, rows)]
+        + [[0, n if n < octets else 0] for n in _powers(4 * each, 4 * each * sharing)],
         [rows, octets],
     )
 
@@ -167,10 +186,12 @@ def stored_at_once(columns: int, v: int, warps: int, by_lines: bool) -> int:
 
 
 @constexpr_function
-def stored_layout(rows: int, columns: int, v: int, warps: int, by_lines: bool) -> Any:
+def stored_layout(
+    rows: int, columns: int, v: int, warps: int, by_lines: bool, row_warps: int = 1
+) -> Any:
     """Return the layout in which a tile [rows of P, N] is stored: ``by_lines`` that of one warp."""
     if not by_lines:
-        return state_layout(rows, columns, v, warps, False)
+        return state_layout(rows, columns, v, warps, False, row_warps)
     own = rows // 8
     return _linear(
         [[0, n] for n in _powers(1, v)]
@@ -183,25 +204,25 @@ def stored_layout(rows: int, columns: int, v: int, warps: int, by_lines: bool) -
 
 
 @constexpr_function
-def x_layout(tokens: int, rows: int, warps: int) -> Any:
+def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of x or y [tokens or history, rows of P]."""
-    own = rows // 8
+    own = rows // (8 * row_warps)
     return _linear(
         [[0, p] for p in _powers(1, own)] + [[1, 0]] + [[j, 0] for j in _powers(8, tokens)],
         [[2, 0], [4, 0], [0, own], [0, 2 * own], [0, 4 * own]],
-        _alike(warps),
+        [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
 
 
 @constexpr_function
-def out_layout(tokens: int, rows: int, warps: int) -> Any:
+def out_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of y [tokens, rows of P] where tokens are the rows of products."""
-    own = rows // 8
+    own = rows // (8 * row_warps)
     return _linear(
         [[0, p] for p in _powers(1, 2 * own)] + [[t, 0] for t in _powers(8, tokens)],
         [[0, 2 * own], [0, 4 * own], [1, 0], [2, 0], [4, 0]],
-        _alike(warps),
+        [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
 
@@ -231,15 +252,16 @@ def c_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
 
 
 @constexpr_function
-def b_layout(history: int, columns: int, v: int, warps: int) -> Any:
+def b_layout(history: int, columns: int, v: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of B [history, N], columns shared as those of a `state_layout`."""
+    sharing = warps // row_warps
     return _linear(
         [[0, n] for n in _powers(1, v // 2)]
         + [[1, 0]]
         + [[j, 0] for j in _powers(8, history)]
-        + [[0, n] for n in _powers(4 * v * warps, columns)],
+        + [[0, n] for n in _powers(4 * v * sharing, columns)],
         [[2, 0], [4, 0], [0, v // 2], [0, v], [0, 2 * v]],
-        [[0, n] for n in _powers(4 * v, 4 * v * warps)],
+        _alike(row_warps) + [[0, n] for n in _powers(4 * v, 4 * v * sharing)],
         [history, columns],
     )
 
@@ -248,6 +270,13 @@ def b_layout(history: int, columns: int, v: int, warps: int) -> Any:
 def of_one_head_layout(warps: int) -> Any:
     """Return the layout of [tokens or history] of one head, one for each lane."""
     return None if INTERPRETED else gl.BlockedLayout([1], [32], [warps], [0])
+
+
+@constexpr_function
+def channels_layout(channels: int, warps: int) -> Any:
+    """Return the layout of channels that are convolved, shared by all threads."""
+    each = max(channels // (32 * warps), 1)
+    return None if INTERPRETED else gl.BlockedLayout([each], [32], [warps], [0])
 
 
 @constexpr_function
@@ -293,28 +322,29 @@ def columns_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
 
 
 @jit
-def rows_of_product(value):
+def rows_of_product(value, ROW_WARPS: tl.constexpr = 1):
     """Return [rows of P, K] with its rows in a product's order."""
     ROWS: tl.constexpr = value.shape[0]
     K: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [8, ROWS // 16, 2, K])
-    return gl.reshape(gl.permute(apart, [1, 2, 0, 3]), [ROWS, K])
+    apart = gl.reshape(value, [ROW_WARPS, 8, ROWS // (16 * ROW_WARPS), 2, K])
+    return gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4]), [ROWS, K])
 
 
 @jit
-def x_rows(x, WARPS: tl.constexpr):
+def x_rows(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
     """Return x [tokens or history, BLOCK_P] as the rows of a product."""
-    X_ROWS: tl.constexpr = gl.DotOperandLayout(0, product_layout(WARPS), 2)
-    return gl.convert_layout(rows_of_product(gl.permute(x, [1, 0])), X_ROWS, assert_trivial=True)
+    X_ROWS: tl.constexpr = gl.DotOperandLayout(0, rows_of_p_layout(WARPS, ROW_WARPS), 2)
+    rows = rows_of_product(gl.permute(x, [1, 0]), ROW_WARPS)
+    return gl.convert_layout(rows, X_ROWS, assert_trivial=True)
 
 
 @jit
-def rows_of_memory(value):
+def rows_of_memory(value, ROW_WARPS: tl.constexpr = 1):
     """Return [rows, K] of a product with its rows in the order of P."""
     ROWS: tl.constexpr = value.shape[0]
     K: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROWS // 16, 2, 8, K])
-    return gl.reshape(gl.permute(apart, [2, 0, 1, 3]), [ROWS, K])
+    apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8, K])
+    return gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4]), [ROWS, K])
 
 
 @jit

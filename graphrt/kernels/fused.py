@@ -23,26 +23,15 @@ from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.decay import decay_over, fixed_steps, plus
-from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import (
-    c_layout,
-    causal_layout,
     of_one_head_layout,
-    out_layout,
-    padded_rows,
-    turned,
     vector,
-    x_layout,
-    x_rows,
 )
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_tokens
+from graphrt.kernels.fused_tile import fused_tile
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.precompute import softplus
-from graphrt.kernels.products import into_range_in_pairs
-from graphrt.kernels.ptx import exp, loads_stay_ahead, zero_after_loads
-from graphrt.kernels.read_out import read_out_by_token
+from graphrt.kernels.ptx import loads_stay_ahead, zero_after_loads
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -50,18 +39,10 @@ from graphrt.kernels.row_cursors import (
     RING_START,
     ROW,
     SLOT,
-    ring_row,
     row_cursor,
 )
-from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_waits
+from graphrt.kernels.state_tile import ask_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
-from graphrt.kernels.token_rows import (
-    causal_times_x,
-    of_tokens,
-    products_with_b,
-    x_columns,
-    y_of,
-)
 from graphrt.kernels.tuning import FusedLaunch
 from graphrt.memory import padded_tokens, padded_window
 
@@ -128,6 +109,7 @@ def _fused_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WARPS: tl.constexpr,
+    ROW_WARPS: tl.constexpr,
 ):
     signal_consumer(SIGNAL)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
@@ -137,10 +119,8 @@ def _fused_kernel(
     first_row = gl.program_id(0) % P_BLOCKS * BLOCK_P
     group = head // HEADS_PER_GROUP
     a = gl.load(A_ptr + head)
-    if HAS_DT_BIAS:
-        bias = gl.load(dt_bias_ptr + head).to(gl.float32)
-    if HAS_D:
-        skip = gl.load(D_ptr + head).to(gl.float32)
+    bias = gl.load(dt_bias_ptr + head).to(gl.float32) if HAS_DT_BIAS else 0.0
+    skip = gl.load(D_ptr + head).to(gl.float32) if HAS_D else 0.0
     slot = row_cursor(row_cursors_ptr, line, SLOT).to(gl.int32).to(gl.int64)
     row = row_cursor(row_cursors_ptr, line, ROW).to(gl.int32).to(gl.int64)
     ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
@@ -167,132 +147,27 @@ def _fused_kernel(
     c_new, b_new, x_new, x_of_y, z = ask_for_tokens(
         conv_out_ptr + head * P, conv_out_ptr + H * P + group * N, stride_conv_token,
         z_ptr, stride_z_token, stride_z_dim, first_row, live,
-        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS,
+        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
     )  # fmt: skip
     loads_stay_ahead()
     x_past, b_past, dt_past = ask_for_history(
         x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
     )  # fmt: skip
     loads_stay_ahead()
-    state = ask_for_state(state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    state = ask_for_state(
+        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS
+    )
     zero = zero_after_loads()  # what products start from: none is before a load
 
-    # The new tokens: dt, the decays, their part of the causal matrix.
-    raw = raw.to(gl.float32)
-    if HAS_DT_BIAS:
-        raw += bias
-    dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
-    dt_new = gl.where(mask_token, dt_new, 0.0)
-    cum_new = gl.associative_scan(fixed_steps(dt_new, a), 0, plus)  # after the history
-    OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_T, WARPS)
-    gain_new = decay_over(_at_tokens(cum_new, OF_NEW) - _at_columns(cum_new, OF_NEW))
-    t = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OF_NEW))[:, None]
-    j = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(0, OF_NEW))[None, :]
-    gain_new = gl.where(j <= t, gain_new * _at_columns(dt_new, OF_NEW), 0.0)
-    products_new = of_tokens(products_with_b(c_new, b_new, zero, V, WARPS), BLOCK_T)
-    causal_new = gain_new * gl.convert_layout(products_new, OF_NEW, assert_trivial=True)
-    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
-    read_c, undo = into_range_in_pairs(c_new, READ_C, V, C)
-
-    # The history grows: each x by who has it, dt by a head's first tile, B by its group's.
-    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
-    of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
-    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
-    mask_y = (of_y < T)[:, None] & (p < P)[None, :]
-    end = ring_start + held
-    gl.store(
-        x_ring_ptr + ring_row(end + of_y, RING_ROWS)[:, None] * P + p[None, :],
-        x_of_y,
-        mask=mask_y & live,
-    )
-    if first_row == 0:
-        gl.store(dt_ring_ptr + ring_row(end + token, RING_ROWS), dt_new, mask=mask_token)
-        if head % HEADS_PER_GROUP == 0:
-            of_b = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
-            n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
-            gl.store(
-                b_ring_ptr + ring_row(end + of_b, RING_ROWS)[:, None] * N + n[None, :],
-                b_new,
-                mask=((of_b < T) & live)[:, None] & (n < N)[None, :],
-            )
-
-    # The history: its decays, its part of the causal matrix.
-    steps_past = fixed_steps(dt_past, a)
-    total = gl.sum(steps_past, 0)
-    weight = decay_over(total - gl.associative_scan(steps_past, 0, plus)) * dt_past
-    OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
-    gain_past = _at_tokens(decay_over(cum_new), OF_PAST) * _at_columns(weight, OF_PAST)
-    products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
-    causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
-
-    # The outputs. With the causal product ahead of the read-out an fp32 state takes 2 % longer.
-    decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
-    wait_for_state(IN_SHARED)
-    y = read_out_by_token(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
-    within = causal_times_x(
-        causal_past,
-        causal_new,
-        x_columns(x_past, WARPS),
-        x_columns(padded_rows(x_new, 16), WARPS),
-        PLANES,
-        WARPS,
-    )
-    y = y_of(y, OUT, BLOCK_T) * decay + y_of(within, OUT, BLOCK_T)
-    if HAS_D:
-        y += x_of_y.to(gl.float32) * skip
-    if HAS_Z:
-        z = z.to(gl.float32)
-        y *= z / (1.0 + exp(-z))
     out_ptr += row * stride_out_row + head * stride_out_head
-    gl.store(
-        out_ptr + of_y[:, None] * stride_out_token + p[None, :] * stride_out_dim,
-        gl.where(live, y, 0.0).to(out_ptr.dtype.element_ty),
-        mask=mask_y,
-    )
-
-    if flush:
-        TURNED: tl.constexpr = WARPS == 1 and b_past.dtype.primitive_bitwidth == 16
-        if TURNED:
-            b_folded = turned(b_past, V)
-        else:
-            b_folded = b_of_history(
-                b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS
-            )
-        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS)
-        fold_weight = gl.convert_layout(weight, gl.SliceLayout(1, X))
-        fold(
-            state_ptr,
-            state,
-            first_row,
-            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS),
-            b_folded,
-            decay_over(total),
-            seed,
-            head * (P * ((N + 7) // 8)),
-            layer,
-            P,
-            N,
-            STOCHASTIC,
-            BLOCK_P,
-            BLOCK_N,
-            V,
-            WARPS,
-            IN_SHARED,
-            TURNED,
-        )
-
-
-@jit
-def _at_tokens(value, LAYOUT: tl.constexpr):
-    """Return [tokens] for every column of what is in ``LAYOUT``."""
-    return gl.convert_layout(value, gl.SliceLayout(1, LAYOUT))[:, None]
-
-
-@jit
-def _at_columns(value, LAYOUT: tl.constexpr):
-    """Return [columns] for every token of what is in ``LAYOUT``."""
-    return gl.convert_layout(value, gl.SliceLayout(0, LAYOUT))[None, :]
+    fused_tile(
+        state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, out_ptr, stride_out_token, stride_out_dim,
+        head, first_row, live, ring_start, held, flush, seed, layer, a, bias, skip, dt_min, dt_max,
+        raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
+        P, N, T, HEADS_PER_GROUP, RING_ROWS, PLANES, READ_C, HAS_DT_BIAS, HAS_D, HAS_Z, STOCHASTIC,
+        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS,
+    )  # fmt: skip
 
 
 def fused(
@@ -317,7 +192,7 @@ def fused(
     z = inputs.z
     block = launch.block_head_dim
     element = cache.state.element_size()
-    in_shared, warps = where_it_waits(launch, shape.state_dim, element, tokens)
+    in_shared, warps, row_warps = where_it_waits(launch, shape.state_dim, element, tokens)
     grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _fused_kernel[grid](
         scratch.conv_out,
@@ -365,6 +240,7 @@ def fused(
         BLOCK_W=padded_window(window),
         BLOCK_N=triton.next_power_of_2(shape.state_dim),
         WARPS=warps,
+        ROW_WARPS=row_warps,
         num_warps=warps,
         maxnreg=launch.max_registers,
         launch_pdl=links.precompute,

@@ -21,7 +21,7 @@ def ask_for_history(
     x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
     P: tl.constexpr, N: tl.constexpr, RING_ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr,
+    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
 ):  # fmt: skip
     """Return x [BLOCK_W, BLOCK_P], B [BLOCK_W, BLOCK_N] and dt [BLOCK_W], 0 after ``held``."""
     PAST: tl.constexpr = of_one_head_layout(WARPS)
@@ -35,7 +35,7 @@ def ask_for_history(
         mask=(past < held)[:, None] & (n < N)[None, :],
         other=0.0,
     )
-    X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS)
+    X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, X))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, X))
     x = gl.load(
@@ -52,7 +52,7 @@ def ask_for_tokens(
     x_ptr, b_ptr, stride_token, z_ptr, stride_z_token, stride_z_dim, first_row, live,
     P: tl.constexpr, N: tl.constexpr, G: tl.constexpr, T: tl.constexpr, HAS_Z: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr,
+    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
 ):  # fmt: skip
     """Return C and B [BLOCK_T, BLOCK_N]; x and, where y will be, x and z [BLOCK_T, BLOCK_P].
 
@@ -65,18 +65,34 @@ def ask_for_tokens(
     b_ptrs = b_ptr + token[:, None] * stride_token + n[None, :]
     c = gl.load(b_ptrs + G * N, mask=mask, other=0.0)
     b = gl.load(b_ptrs, mask=mask, other=0.0)
-    X: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS)
+    X: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, X))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, X))
     mask = ((token < T) & live)[:, None] & (p < P)[None, :]
     x = gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
-    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
+    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, Y))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, Y))
     mask = ((token < T) & live)[:, None] & (p < P)[None, :]
     x_of_y = gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
     z = 0.0
     if HAS_Z:
-        z_ptrs = z_ptr + token[:, None] * stride_z_token + p[None, :] * stride_z_dim
-        z = gl.load(z_ptrs, mask=mask, other=0.0)
+        z = ask_for_z(
+            z_ptr, stride_z_token, stride_z_dim, first_row, live,
+            P, T, BLOCK_T, BLOCK_P, WARPS, ROW_WARPS,
+        )  # fmt: skip
     return c, b, x, x_of_y, z
+
+
+@jit
+def ask_for_z(
+    z_ptr, stride_token, stride_dim, first_row, live,
+    P: tl.constexpr, T: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
+    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
+):  # fmt: skip
+    """Return z [BLOCK_T, BLOCK_P] of this row and head, where y will be; 0 where not ``live``."""
+    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
+    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, Y))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, Y))
+    z_ptrs = z_ptr + token[:, None] * stride_token + p[None, :] * stride_dim
+    return gl.load(z_ptrs, mask=((token < T) & live)[:, None] & (p < P)[None, :], other=0.0)

@@ -8,8 +8,9 @@ every kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from graphrt.config import PdlLinks
 
@@ -20,8 +21,10 @@ class StageAccess:
 
     older: arguments read before the wait in rows that no kernel still running writes. entry: when
     linked, it follows whatever kernel comes before it, touches before its wait nothing but
-    ``constant`` arguments, which no kernel writes, and signals after the wait. asked: arguments
-    that are neither read nor written, whose bytes are asked for in L2.
+    ``constant`` arguments, which no kernel writes, and signals after the wait. behind: an entry
+    that is launched behind another of the same launch alone. All before that one has completed, so
+    before its wait it may read too what the chain wrote there. asked: arguments that are neither
+    read nor written, whose bytes are asked for in L2.
     """
 
     name: str
@@ -31,6 +34,7 @@ class StageAccess:
     older: frozenset[str] = frozenset()
     entry: bool = False
     constant: frozenset[str] = frozenset()
+    behind: bool = False
     asked: frozenset[str] = frozenset()
 
 
@@ -48,21 +52,19 @@ _CURSORS = (
     "accepted_ptr",
 )
 
-_START = (
-    StageAccess(
-        "advance",
-        "_advance_kernel",
-        reads=_tensors("slot_ids_ptr", *_CURSORS),
-        writes=_tensors(*_CURSORS, "clamped_ptr", "row_cursors_ptr"),
-    ),
-    StageAccess(
-        "conv1d",
-        "_conv1d_kernel",
-        reads=_tensors("xbc_ptr", "weight_ptr", "bias_ptr", "conv_ring_ptr", "row_cursors_ptr"),
-        writes=_tensors("conv_ring_ptr", "conv_out_ptr"),
-        entry=True,
-        constant=frozenset({"weight_ptr", "bias_ptr"}),
-    ),
+_ADVANCE = StageAccess(
+    "advance",
+    "_advance_kernel",
+    reads=_tensors("slot_ids_ptr", *_CURSORS),
+    writes=_tensors(*_CURSORS, "clamped_ptr", "row_cursors_ptr"),
+)
+_CONV1D = StageAccess(
+    "conv1d",
+    "_conv1d_kernel",
+    reads=_tensors("xbc_ptr", "weight_ptr", "bias_ptr", "conv_ring_ptr", "row_cursors_ptr"),
+    writes=_tensors("conv_ring_ptr", "conv_out_ptr"),
+    entry=True,
+    constant=frozenset({"weight_ptr", "bias_ptr"}),
 )
 _TWO = (
     StageAccess(
@@ -111,7 +113,7 @@ _TWO = (
         older=frozenset({"b_ring_ptr"}),
     ),
 )
-_ONE = StageAccess(
+_FUSED = StageAccess(
     "fused",
     "_fused_kernel",
     reads=_tensors(
@@ -130,13 +132,52 @@ _ONE = StageAccess(
     writes=_tensors("state_ptr", "x_ring_ptr", "b_ring_ptr", "dt_ring_ptr", "out_ptr"),
 )
 
-STAGES = (*_START, *_TWO, _ONE)
+_WEIGHTS = ("conv_weight_ptr", "conv_bias_ptr", "A_ptr", "dt_bias_ptr", "D_ptr")
+_CACHES = ("state_ptr", "x_ring_ptr", "b_ring_ptr", "dt_ring_ptr", "conv_ring_ptr")
+_SINGLE = StageAccess(
+    "single",
+    "_single_kernel",
+    reads=_tensors("xbc_ptr", "dt_ptr", "z_ptr", *_WEIGHTS, *_CACHES, "row_cursors_ptr"),
+    writes=_tensors(*_CACHES, "out_ptr"),
+    entry=True,
+    constant=frozenset(_WEIGHTS),
+)
+_SINGLE_NEXT = replace(
+    _SINGLE,
+    name="single_next",
+    kernel="_single_next_kernel",
+    behind=True,
+    # The layer before, which may still run, writes the same caches in rows of its own.
+    older=frozenset(_CACHES),
+)
+
+Last = Literal["state_update", "fused", "single"]
+"""By what a layer ends, which says of which kernels it is made."""
+_LAYERS: dict[Last, tuple[StageAccess, ...]] = {
+    "state_update": (_CONV1D, *_TWO),
+    "fused": (_CONV1D, _FUSED),
+    "single": (_SINGLE, _SINGLE_NEXT),
+}
+
+STAGES = (_ADVANCE, _CONV1D, *_TWO, _FUSED, _SINGLE, _SINGLE_NEXT)
 """All kernels that a chain may have; which it has, `stages_of` says."""
 
 
-def stages_of(*, fused: bool) -> tuple[StageAccess, ...]:
-    """Return a chain's kernels in their order: advance once a launch, the others once a layer."""
-    return (*_START, _ONE) if fused else (*_START, *_TWO)
+def stages_of(last: Last) -> tuple[StageAccess, ...]:
+    """Return a chain's kernels in their order: advance once a launch, the others once a layer.
+
+    Where a layer is a single kernel, ``single`` is the first layer's and ``single_next`` that of
+    each other.
+    """
+    return (_ADVANCE, *_LAYERS[last])
+
+
+def kernels_of(stages: Sequence[StageAccess], layers: int) -> list[str]:
+    """Return the names of the kernels of a launch of a chain of ``stages``, in order."""
+    once, *layer = stages
+    first = [stage.kernel for stage in layer if not stage.behind]
+    others = [stage.kernel for stage in layer if stage.behind] or first
+    return [once.kernel, *first, *others * (layers - 1)]
 
 
 def linked_stages(links: PdlLinks, stages: Iterable[StageAccess]) -> frozenset[str]:
@@ -146,5 +187,7 @@ def linked_stages(links: PdlLinks, stages: Iterable[StageAccess]) -> frozenset[s
         "precompute": links.precompute,
         "state_update": links.state_update,
         "fused": links.precompute,
+        "single": links.conv1d,
+        "single_next": links.conv1d,
     }
     return frozenset(stage.name for stage in stages if named.get(stage.name, False))

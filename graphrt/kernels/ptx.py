@@ -143,3 +143,35 @@ def exp2(value):
 def exp(value):
     """Return e to the fp32 ``value``; 0 where that is no normal number."""
     return exp2(value * _LOG2_E)
+
+
+@triton.jit
+def multiplied_and_added(a, b, c):
+    """Return a * b + c, fp32, rounded once; what is no normal number is 0.
+
+    By order and not by contraction, so that every kernel and configuration has it.
+    """
+    if INTERPRETED:
+        found = a * b + c
+    else:
+        found = tl.inline_asm_elementwise(
+            "fma.rn.ftz.f32 $0, $1, $2, $3;",
+            "=f,f,f,f",
+            [a, b, c],
+            tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    return found
+
+
+@triton.jit
+def divided(a, b):
+    """Return a / b, fp32, by a reciprocal: within 2 units in the last place up to 2**126."""
+    if INTERPRETED:
+        found = a / b
+    else:
+        found = tl.inline_asm_elementwise(
+            "div.approx.ftz.f32 $0, $1, $2;", "=f,f,f", [a, b], tl.float32, is_pure=True, pack=1
+        )
+    return found

@@ -8,9 +8,9 @@ import triton.language as tl
 from graphrt.kernels.fragments import (
     at_once,
     columns_from,
+    columns_of_p_layout,
     product_layout,
     rows_of_product,
-    whole_product_layout,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_apart
@@ -53,17 +53,19 @@ def read_out(
 @jit
 def read_out_by_token(
     state, c, zero, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, IN_SHARED: tl.constexpr,
+    WARPS: tl.constexpr, IN_SHARED: tl.constexpr, ROW_WARPS: tl.constexpr,
 ):  # fmt: skip
     """Return the same with tokens as rows and the state's rows as columns, [16, ROWS].
 
     zero: added to the 0 that the products start from. state: as in `read_out`.
     """
     COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
-    high = gl.zeros([16, ROWS], gl.float32, whole_product_layout(WARPS)) + zero
+    high = gl.zeros([16, ROWS], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS)) + zero
     low = high
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
         tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
-        rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS)
-        high, low = product_apart(rows, state_columns_of(tile, V, WARPS), high, low, True)
+        rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS, ROW_WARPS)
+        high, low = product_apart(
+            rows, state_columns_of(tile, V, WARPS, ROW_WARPS), high, low, True
+        )
     return high + low

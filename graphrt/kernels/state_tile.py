@@ -24,14 +24,16 @@ from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
 
 def where_it_waits(
     launch: StateUpdateLaunch | FusedLaunch, state_dim: int, element_size: int, tokens: int
-) -> tuple[bool, int]:
-    """Return whether a state waits in shared memory, and how many warps a program has for it.
+) -> tuple[bool, int, int]:
+    """Return whether a state waits in shared memory, a program's warps, and how many share rows.
 
     What ``launch`` says, where cp.async can copy a row's elements, and warps have columns to share.
     """
+    if launch.num_warps > 1 and not launch.in_shared:
+        return False, launch.num_warps, launch.num_warps
     in_shared = launch.in_shared and state_dim * element_size % 4 == 0  # as cp.async copies
     most = most_warps(triton.next_power_of_2(state_dim), 8 * element_size, tokens)
-    return in_shared, min(launch.num_warps, most) if in_shared else 1
+    return in_shared, min(launch.num_warps, most) if in_shared else 1, 1
 
 
 @jit
@@ -48,6 +50,7 @@ def ask_for_state(
     V: tl.constexpr,
     WARPS: tl.constexpr,
     IN_SHARED: tl.constexpr,
+    ROW_WARPS: tl.constexpr = 1,
 ):
     """Return the rows of P from ``first_row`` on; 0 outside P and N, and where not ``live``.
 
@@ -67,7 +70,7 @@ def ask_for_state(
         p += first_row
         fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)
     else:
-        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS, False)
+        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS, False, ROW_WARPS)
         p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, TILE))[:, None]
         n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, TILE))[None, :]
         state = gl.load(state_ptr + p * N + n, mask=(p < P) & (n < N) & live, other=0.0)

@@ -305,7 +305,7 @@ def state_update(
     z = inputs.z
     block = launch.block_head_dim
     element = cache.state.element_size()
-    in_shared, warps = where_it_waits(launch, shape.state_dim, element, tokens)
+    in_shared, warps, _ = where_it_waits(launch, shape.state_dim, element, tokens)
     grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _state_update_kernel[grid](
         scratch.conv_out,

@@ -18,25 +18,25 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import padded_rows, whole_product_layout
+from graphrt.kernels.fragments import columns_of_p_layout, padded_rows, whole_product_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product
 
 
 @jit
-def token_rows(value, V: tl.constexpr, WARPS: tl.constexpr):
+def token_rows(value, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
     """Return [8 or 16 tokens, K] as the rows of a product; a thread has V of K together."""
-    ROWS: tl.constexpr = gl.DotOperandLayout(0, whole_product_layout(WARPS), V)
+    ROWS: tl.constexpr = gl.DotOperandLayout(0, columns_of_p_layout(WARPS, ROW_WARPS), V)
     return gl.convert_layout(padded_rows(value, 16), ROWS, assert_trivial=True)
 
 
 @jit
-def causal_rows(causal, WARPS: tl.constexpr):
+def causal_rows(causal, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
     """Return a part of the causal matrix [tokens, columns] as rows of a product, 16 columns up."""
     if causal.shape[1] == 8:
         both = gl.permute(gl.join(causal, gl.zeros_like(causal)), [0, 2, 1])
         causal = gl.reshape(both, [causal.shape[0], 16])
-    return token_rows(causal, 2, WARPS)
+    return token_rows(causal, 2, WARPS, ROW_WARPS)
 
 
 @jit
@@ -58,46 +58,49 @@ def products_with_b(c, b, zero, V: tl.constexpr, WARPS: tl.constexpr):
 
 
 @jit
-def state_columns_of(tile, V: tl.constexpr, WARPS: tl.constexpr):
+def state_columns_of(tile, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
     """Return a state tile [rows of P, N] as the columns of a product."""
-    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, whole_product_layout(WARPS), V)
+    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), V)
     P: tl.constexpr = tile.shape[0]
     N: tl.constexpr = tile.shape[1]
-    apart = gl.permute(gl.reshape(tile, [8, P // 8, N]), [1, 0, 2])
+    apart = gl.reshape(tile, [ROW_WARPS, 8, P // (8 * ROW_WARPS), N])
+    apart = gl.permute(apart, [2, 0, 1, 3])
     tile = gl.permute(gl.reshape(apart, [P, N]), [1, 0])
     return gl.convert_layout(tile, COLUMNS, assert_trivial=True)
 
 
 @jit
-def x_columns(x, WARPS: tl.constexpr):
+def x_columns(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
     """Return x [16 tokens or more, rows of P] as the columns of a product."""
-    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, whole_product_layout(WARPS), 2)
+    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), 2)
     J: tl.constexpr = x.shape[0]
     P: tl.constexpr = x.shape[1]
-    apart = gl.permute(gl.reshape(x, [J, 8, P // 8]), [0, 2, 1])
+    apart = gl.reshape(x, [J, ROW_WARPS, 8, P // (8 * ROW_WARPS)])
+    apart = gl.permute(apart, [0, 3, 1, 2])
     return gl.convert_layout(gl.reshape(apart, [J, P]), COLUMNS, assert_trivial=True)
 
 
 @jit
 def causal_times_x(
-    causal_past, causal_new, x_past, x_new, PLANES: tl.constexpr, WARPS: tl.constexpr
-):
+    causal_past, causal_new, x_past, x_new, PLANES: tl.constexpr, WARPS: tl.constexpr,
+    ROW_WARPS: tl.constexpr,
+):  # fmt: skip
     """Return the causal matrix times x, [16, rows of P], rows and columns a product's.
 
     PLANES: as precompute hands the matrix on, in one of fp32, or in one as x and what that left.
     """
-    none = gl.zeros([16, x_past.shape[1]], gl.float32, whole_product_layout(WARPS))
+    none = gl.zeros([16, x_past.shape[1]], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS))
     if PLANES == 2:
         high_past, high_new = causal_past.to(x_past.dtype), causal_new.to(x_new.dtype)
         low_past = (causal_past - high_past.to(gl.float32)).to(x_past.dtype)
         low_new = (causal_new - high_new.to(gl.float32)).to(x_new.dtype)
-        within = product(causal_rows(low_past, WARPS), x_past, none)
-        within = product(causal_rows(low_new, WARPS), x_new, within)
-        within = product(causal_rows(high_new, WARPS), x_new, within)
-        within = product(causal_rows(high_past, WARPS), x_past, within)
+        within = product(causal_rows(low_past, WARPS, ROW_WARPS), x_past, none)
+        within = product(causal_rows(low_new, WARPS, ROW_WARPS), x_new, within)
+        within = product(causal_rows(high_new, WARPS, ROW_WARPS), x_new, within)
+        within = product(causal_rows(high_past, WARPS, ROW_WARPS), x_past, within)
     else:
-        within = product(causal_rows(causal_new, WARPS), x_new, none, True)
-        within = product(causal_rows(causal_past, WARPS), x_past, within, True)
+        within = product(causal_rows(causal_new, WARPS, ROW_WARPS), x_new, none, True)
+        within = product(causal_rows(causal_past, WARPS, ROW_WARPS), x_past, within, True)
     return within
 
 
@@ -112,9 +115,9 @@ def of_tokens(rows, BLOCK_T: tl.constexpr):
 
 
 @jit
-def y_of(rows, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr):
+def y_of(rows, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr, ROW_WARPS: tl.constexpr):
     """Return a product's y [BLOCK_T, rows of P] in the order of memory, in ``LAYOUT``."""
     P: tl.constexpr = rows.shape[1]
-    apart = gl.reshape(of_tokens(rows, BLOCK_T), [BLOCK_T, P // 8, 8])
-    y = gl.reshape(gl.permute(apart, [0, 2, 1]), [BLOCK_T, P])
+    apart = gl.reshape(of_tokens(rows, BLOCK_T), [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 8])
+    y = gl.reshape(gl.permute(apart, [0, 2, 3, 1]), [BLOCK_T, P])
     return gl.convert_layout(y, LAYOUT, assert_trivial=True)

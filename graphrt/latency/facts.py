@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _known: dict[str, dict[str, Any]] = {}
@@ -46,11 +46,13 @@ def _audit(compiled: Iterable[Any]) -> dict[str, Any]:
     from graphrt.capture.audit.chain import audit_chain
     from graphrt.capture.audit.links import KernelCode
     from graphrt.capture.audit.verdict import Severity
-    from graphrt.kernels.links import stages_of
+    from graphrt.kernels.links import Last, stages_of
 
     kernels = {str(k.metadata.name): k for k in compiled}
-    whole = stages_of(fused="_fused_kernel" in kernels)
-    stages = [stage for stage in whole if stage.kernel in kernels]
+    whole: Mapping[str, Last] = {"_single_kernel": "single", "_fused_kernel": "fused"}
+    present: list[Last] = [last for kernel, last in whole.items() if kernel in kernels]
+    last = present[0] if present else "state_update"
+    stages = [stage for stage in stages_of(last) if stage.kernel in kernels]
     if not stages:
         return {}
     try:

@@ -107,7 +107,8 @@ def reread_bytes(case: Case, launch: ChainLaunch) -> float:
 
     precompute: B and C, new and old, by every tile of a group's heads after the first. state
     update: C by every program of a group after the first, the causal matrix by every tile of a
-    head's P after the first. fused: B and C by every program of a group after the first.
+    head's P after the first. fused, single: B and C by every program of a group after the first,
+    and by single those that its convolution remembers.
     """
     shape, size = case.shape, Traffic.of(case)
     held = float(mean(found(case.history, case.tokens, case.window)))
@@ -117,9 +118,11 @@ def reread_bytes(case: Case, launch: ChainLaunch) -> float:
     tiles = -(-shape.head_dim // launch.state_update.block_head_dim)
     c_group = case.tokens * shape.state_dim * case.activation_dtype.itemsize
     causal_head = case.tokens * (held + case.tokens) * 4
-    if launch.fused is not None:
-        tiles = -(-shape.head_dim // launch.fused.block_head_dim)
-        return case.batch * (per_group * tiles - 1) * (size.bc + held * b_token)
+    whole = launch.single or launch.fused
+    if whole is not None:
+        tiles = -(-shape.head_dim // whole.block_head_dim)
+        remembered = 2 * b_token * (shape.conv_width - 1) if launch.single else 0
+        return case.batch * (per_group * tiles - 1) * (size.bc + held * b_token + remembered)
     precompute = (head_tiles - 1) * (size.bc + held * b_token)
     state_update: float = (per_group * tiles - 1) * shape.groups * c_group
     state_update += (tiles - 1) * shape.heads * causal_head

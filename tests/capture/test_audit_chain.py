@@ -21,8 +21,18 @@ from graphrt.config import PdlLinks
 from graphrt.kernels.links import STAGES, linked_stages
 from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
-from tests.helpers.audited import BARE, EARLY, LATE, ONE, PAIR, STOCHASTIC, codes, links_of
-from tests.helpers.built import LARGE, SMALL
+from tests.helpers.audited import (
+    BARE,
+    EARLY,
+    FUSED,
+    LATE,
+    PAIR,
+    SINGLE,
+    STOCHASTIC,
+    codes,
+    links_of,
+)
+from tests.helpers.built import BY_ROWS, LARGE, SMALL
 from tests.helpers.cases import BASE, Case
 from tests.helpers.links import (
     ALL,
@@ -33,6 +43,9 @@ from tests.helpers.links import (
     ONLY_STATE_UPDATE,
 )
 from tests.helpers.rows import RANK
+
+# What chains of fewer kernels run, fused and single.
+CHOICES: tuple[tuple[FusedLaunch | None, ...], ...] = ((), (SMALL,), (None, BY_ROWS))
 
 
 @pytest.mark.parametrize(
@@ -109,32 +122,78 @@ def test_the_fused_chain_is_acquitted(
     case: Case, links: PdlLinks, capability: int, fused: FusedLaunch
 ) -> None:
     """conv1d signals when all before it has completed: nothing that is read early is trusted."""
-    linked = linked_stages(links, ONE)
-    chain = audit_chain(codes(case, links, 1, capability, fused), ONE, linked)
+    linked = linked_stages(links, FUSED)
+    chain = audit_chain(codes(case, links, 1, capability, fused), FUSED, linked)
     assert [verdict.stage for verdict in chain.stages] == ["advance", "conv1d", "fused"]
     assert chain.acquitted and not chain.findings and not chain.trusted, str(chain)
+
+
+@pytest.mark.parametrize(
+    ("case", "capability", "launch"),
+    [
+        (RANK, 90, BY_ROWS),
+        (RANK, 90, FusedLaunch(16, 4, in_shared=True)),
+        (RANK, 100, BY_ROWS),
+        (STOCHASTIC, 90, FusedLaunch(32, 2)),
+        (BARE, 90, BY_ROWS),
+        (BASE, 90, FusedLaunch(32, 2)),
+    ],
+    ids=["by_rows", "by_columns", "sm_100", "stochastic", "bare", "fp32"],
+)
+def test_the_chain_of_one_kernel_a_layer_is_acquitted(
+    case: Case, capability: int, launch: FusedLaunch
+) -> None:
+    """Behind another layer caches are read early, in rows that are trusted to be its own."""
+    linked = linked_stages(ALL, SINGLE)
+    chain = audit_chain(codes(case, ALL, 1, capability, single=launch), SINGLE, linked)
+    first, behind = chain.stages[1:]
+    assert [verdict.stage for verdict in chain.stages] == ["advance", "single", "single_next"]
+    assert chain.acquitted and not chain.findings, str(chain)
+    weights = {name for name in SINGLE[1].constant if name in first.early}
+    assert set(first.early) == weights >= {"conv_weight_ptr", "A_ptr"}
+    caches = {"state_ptr", "x_ring_ptr", "b_ring_ptr", "dt_ring_ptr", "conv_ring_ptr"}
+    assert set(behind.early) == weights | caches | {"row_cursors_ptr"}
+    assert {(t.stage, t.argument) for t in chain.trusted} == {
+        ("single_next", argument) for argument in caches
+    }
+
+
+@pytest.mark.parametrize("links", [INNER, NONE], ids=["inner", "none"])
+def test_a_single_kernel_that_is_not_linked_is_acquitted(links: PdlLinks) -> None:
+    stages = SINGLE[:2]
+    chain = audit_chain(codes(RANK, links, 1, 90, single=BY_ROWS), stages, frozenset())
+    assert chain.acquitted and not chain.findings, str(chain)
+
+
+def test_behind_advance_the_kernel_of_later_layers_would_be_convicted() -> None:
+    """It reads cursors and caches before its wait, which only another layer's signal allows."""
+    stages = (SINGLE[0], replace(SINGLE[2], behind=False, older=frozenset()))
+    code = codes(RANK, ALL, 1, 90, single=BY_ROWS)
+    chain = audit_chain(code, stages, {"single_next"})
+    races = {f.argument for f in chain.findings if f.rule is Rule.EARLY_LOAD}
+    assert {"row_cursors_ptr", "state_ptr", "conv_ring_ptr"} <= races
 
 
 def test_the_declaration_is_what_the_kernels_do() -> None:
     """Over cases that use every optional argument, the declared accesses are those in the code."""
     kernels = {
         name: one.kernel
-        for fused in (None, SMALL)
-        for name, one in recorded_launches(RANK, ALL, 32, fused).items()
+        for choice in CHOICES
+        for name, one in recorded_launches(RANK, ALL, 32, *choice).items()
     }
-    assert {stage.name: stage.kernel for stage in STAGES} == {
-        name: kernel.__name__ for name, kernel in kernels.items()
-    }
+    assert {stage.name for stage in STAGES} == set(kernels)
     read_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
     written_by: dict[str, set[str]] = {stage.name: set() for stage in STAGES}
-    for case, bucket, capability, fused in (
-        (RANK, 32, 90, None),
-        (RANK, LATE, 90, None),
-        (STOCHASTIC, 32, 100, None),
-        (RANK, 1, 90, SMALL),
+    for case, bucket, capability, choice in (
+        (RANK, 32, 90, ()),
+        (RANK, LATE, 90, ()),
+        (STOCHASTIC, 32, 100, ()),
+        (RANK, 1, 90, (SMALL,)),
+        (RANK, 1, 90, (None, BY_ROWS)),
     ):
-        for stage, code in codes(case, ALL, bucket, capability, fused).items():
+        for stage, code in codes(case, ALL, bucket, capability, *choice).items():
             module = read(code.ptx)
+            assert module.kernel().name == next(s.kernel for s in STAGES if s.name == stage)
             provenance = Provenance(module, module.kernel())
             provenance.solve()
             for access in provenance.accesses():
@@ -156,9 +215,9 @@ def test_the_declaration_is_what_the_kernels_do() -> None:
 def test_one_name_is_one_tensor_in_every_kernel() -> None:
     """The declaration calls tensors after the arguments, so these must agree across the chain."""
     memory: dict[str, int] = {}
-    for fused in (None, SMALL):
+    for choice in CHOICES:
         memory.clear()
-        for launch in recorded_launches(RANK, ALL, 32, fused).values():
+        for launch in recorded_launches(RANK, ALL, 32, *choice).values():
             for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
                 if isinstance(value, Tensor):
                     assert memory.setdefault(name, value.data_ptr()) == value.data_ptr(), name

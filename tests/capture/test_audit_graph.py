@@ -11,11 +11,11 @@ from graphrt.capture.audit.edges import Node, audit_graph
 from graphrt.capture.audit.verdict import Rule, Severity, Verdict
 from graphrt.capture.driver import Edge
 from graphrt.errors import CaptureError
-from graphrt.kernels.links import linked_stages, stages_of
+from graphrt.kernels.links import kernels_of, linked_stages, stages_of
 from tests.helpers.links import ALL
 from tests.helpers.links import INNER as INNER_LINKS
 
-STAGES, FUSED = stages_of(fused=False), stages_of(fused=True)
+STAGES, FUSED, SINGLE = (stages_of(last) for last in ("state_update", "fused", "single"))
 LINKED = linked_stages(ALL, STAGES)
 INNER = linked_stages(INNER_LINKS, STAGES)
 COPY = "vectorized_elementwise_kernel"
@@ -67,6 +67,25 @@ def test_the_fused_chain_s_graph_is_acquitted_and_held_to_its_links() -> None:
         (Severity.LOST_OVERLAP, Rule.EDGE, "fused", (2,))
     ]
     assert audit_graph(nodes, edges, STAGES, LINKED).findings
+
+
+def test_a_graph_of_one_kernel_a_layer_is_acquitted_and_held_to_its_order() -> None:
+    """What reads early behind another layer may not start beside advance."""
+    on = linked_stages(ALL, SINGLE)
+    kernels = kernels_of(SINGLE, 3)
+    nodes = {number: Node("kernel", kernel) for number, kernel in enumerate(kernels)}
+    edges = [linked(number, number + 1) for number in range(3)]
+    assert not audit_graph(nodes, edges, SINGLE, on).findings
+    lost = [full(e.source, e.target) if e.target == 2 else e for e in edges]
+    assert found(audit_graph(nodes, lost, SINGLE, on)) == [
+        (Severity.LOST_OVERLAP, Rule.EDGE, "single_next", (2,))
+    ]
+    beside = [linked(0, 2) if e.target == 2 else e for e in edges]  # streams that fork
+    assert found(audit_graph(nodes, beside, SINGLE, on)) == [
+        (Severity.RACE, Rule.EDGE, "single_next", (2,))
+    ]
+    foreign = nodes | {9: Node("kernel", COPY)}
+    assert not audit_graph(foreign, [*edges, full(9, 2)], SINGLE, on).findings
 
 
 def test_a_link_that_became_a_full_edge_is_convicted_once_for_all_layers() -> None:

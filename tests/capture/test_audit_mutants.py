@@ -22,7 +22,10 @@ from tests.helpers.rows import RANK
 
 WAIT = "griddepcontrol.wait"
 
-LINKED = pytest.mark.parametrize("stage", ["conv1d", "precompute", "state_update", "fused"])
+LINKED = pytest.mark.parametrize(
+    "stage",
+    ["conv1d", "precompute", "state_update", "fused", "single", "single_next"],
+)
 
 
 def lines_of(stage: str) -> list[str]:
@@ -122,30 +125,38 @@ def the_signal(lines: list[str]) -> int:
     return index
 
 
-def test_conv1d_s_signal_moved_above_its_wait_is_convicted() -> None:
-    """precompute would start, and read cursors and dt, while the kernels that write them run."""
-    lines = lines_of("conv1d")
+ENTRIES = pytest.mark.parametrize("stage", [stage.name for stage in STAGES if stage.entry])
+
+
+@ENTRIES
+def test_an_entry_s_signal_moved_above_its_wait_is_convicted(stage: str) -> None:
+    """What comes next would start, and read cursors, while the kernels that write them run."""
+    lines = lines_of(stage)
     signal = lines.pop(the_signal(lines))
     start = next(i for i, line in enumerate(lines) if "%bb.0" in line)
     for index in (start + 1, the_wait(lines)):
-        verdict = verdict_on("conv1d", [*lines[:index], signal, *lines[index:]])
+        verdict = verdict_on(stage, [*lines[:index], signal, *lines[index:]])
         (race,) = verdict.of(Severity.RACE)
         assert (race.rule, race.ptx_lines) == (Rule.EARLY_SIGNAL, (index + 1,))
         assert not verdict.acquitted
 
 
-def test_conv1d_s_signal_behind_a_wait_that_not_every_thread_makes_is_convicted() -> None:
-    lines = lines_of("conv1d")
+@ENTRIES
+def test_an_entry_s_signal_behind_a_wait_that_not_every_thread_makes_is_convicted(
+    stage: str,
+) -> None:
+    lines = lines_of(stage)
     lines[the_wait(lines)] = f"@%p1 {WAIT};"
-    rules = {f.rule for f in verdict_on("conv1d", lines).of(Severity.RACE)}
+    rules = {f.rule for f in verdict_on(stage, lines).of(Severity.RACE)}
     assert {Rule.NO_WAIT, Rule.EARLY_SIGNAL} <= rules
 
 
-def test_conv1d_s_signal_at_its_end_is_only_noted() -> None:
-    lines = lines_of("conv1d")
+@ENTRIES
+def test_an_entry_s_signal_at_its_end_is_only_noted(stage: str) -> None:
+    lines = lines_of(stage)
     signal = lines.pop(the_signal(lines))
     end = max(i for i, line in enumerate(lines) if line.strip() == "ret;")
-    verdict = verdict_on("conv1d", [*lines[:end], signal, *lines[end:]])
+    verdict = verdict_on(stage, [*lines[:end], signal, *lines[end:]])
     assert verdict.acquitted
     assert [f.rule for f in verdict.findings] == [Rule.LATE_SIGNAL]
 
@@ -190,7 +201,7 @@ def test_an_early_access_to_another_tensor_s_argument_is_convicted() -> None:
     assert {(f.rule, f.argument) for f in races} == {(Rule.EARLY_LOAD, "conv_out_ptr")}
 
 
-@pytest.mark.parametrize("stage", ["advance", "conv1d", "precompute", "state_update", "fused"])
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
 def test_without_its_signal_a_kernel_loses_its_overlap_and_is_no_race(stage: str) -> None:
     lines = [line for line in lines_of(stage) if "launch_dependents" not in line]
     verdict = verdict_on(stage, lines)

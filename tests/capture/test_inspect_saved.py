@@ -36,7 +36,7 @@ def test_a_saved_report_survives_its_json_and_gives_the_same_findings(name: str)
 def test_the_links_of_a_captured_chain_are_acquitted(name: str) -> None:
     report = saved(name)
     # Saved when conv1d was launched normally.
-    stages = stages_of(fused=False)
+    stages = stages_of("state_update")
     linked = linked_stages(PdlLinks(conv1d=False, precompute=True, state_update=True), stages)
     assert find(report, declared=True, stages=stages, linked=linked) == []
     body = report.bodies[0]

@@ -2,7 +2,7 @@
 """The compiled kernels against the float64 oracle, over random launches on the GPU."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tests.helpers.drive import ChainDriver, Report
 from tests.helpers.invariance import check_alone_and_in_company
 from tests.helpers.rows import BF16, FP16, GPU_ROWS, RANK
 from tests.helpers.stochastic import check_draws
-from tools.tune import FUSED, STATE_UPDATE, label
+from tools.tune import FUSED, SINGLE, STATE_UPDATE, label
 
 pytestmark = pytest.mark.gpu
 
@@ -46,49 +46,60 @@ def linked_kernels(driver: ChainDriver) -> dict[str, bool]:
     return {kernel.metadata.name: bool(kernel.metadata.launch_pdl) for kernel in compiled}
 
 
-def let_it_be(fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every chain run the pair, or the fused kernel instead of it."""
+Chosen: TypeAlias = dict[str, FusedLaunch | None]
+
+
+def let_it_be(chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every chain run the pair, or fewer kernels instead of it."""
 
     def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
-        return replace(lookup(shape, rows, **key), fused=fused)
+        return replace(lookup(shape, rows, **key), **chosen)
 
     monkeypatch.setattr(chain, "lookup", found)
 
 
-BOTH = pytest.mark.parametrize("fused", [None, FusedLaunch(16)], ids=["pair", "fused"])
+CHAINS: dict[str, Chosen] = {
+    "pair": {"fused": None, "single": None},
+    "fused": {"fused": FusedLaunch(16), "single": None},
+    "single": {"single": FusedLaunch(64, 4)},
+}
+EACH = pytest.mark.parametrize("chain_of", CHAINS)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("case", GPU_ROWS.values(), ids=GPU_ROWS)
 def test_random_launches_match_the_oracle(
-    case: Case, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+    case: Case, chain_of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_it_be(fused, monkeypatch)
+    let_it_be(CHAINS[chain_of], monkeypatch)
     driver, _ = drive(case)
     linked = pdl_supported(driver.device)
-    stages = ("fused",) if fused else ("precompute", "state_update")
+    stages = {
+        "pair": {"conv1d", "precompute", "state_update"},
+        "fused": {"conv1d", "fused"},
+        "single": {"single", "single_next"} if linked and case.layers > 1 else {"single"},
+    }
     assert linked_kernels(driver) == {
         "_advance_kernel": False,
         "_accept_kernel": False,
-        "_conv1d_kernel": linked,
-        **{f"_{stage}_kernel": linked for stage in stages},
+        **{f"_{stage}_kernel": linked for stage in stages[chain_of]},
     }
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
 def test_every_choice_of_links_is_right(
-    links: PdlLinks, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+    links: PdlLinks, chain_of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_it_be(fused, monkeypatch)
+    let_it_be(CHAINS[chain_of], monkeypatch)
     driver, _ = drive(replace(BASE, activation_dtype=BF16, launch_tokens=(3,)), pdl=links)
     if not pdl_supported(driver.device):
         links = LINKS["none"]
     linked = linked_kernels(driver)
-    assert linked["_conv1d_kernel"] == links.conv1d
-    if fused:
+    assert linked["_single_kernel" if chain_of == "single" else "_conv1d_kernel"] == links.conv1d
+    if chain_of == "fused":
         assert linked["_fused_kernel"] == links.precompute
-    else:
+    elif chain_of == "pair":
         assert linked["_precompute_kernel"] == links.precompute
         assert linked["_state_update_kernel"] == links.state_update
 
@@ -133,7 +144,7 @@ def test_every_searched_state_update_gives_the_same_bits(
 
     def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
         state_update = alone if rows == 1 else company
-        return replace(lookup(shape, rows, **key), state_update=state_update, fused=None)
+        return replace(lookup(shape, rows, **key), state_update=state_update, **CHAINS["pair"])
 
     monkeypatch.setattr(chain, "lookup", found)
     case = replace(case, slots=4, buckets=(4,), launch_tokens=(3,))
@@ -154,15 +165,21 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize("choice", [c for c in FUSED if c], ids=label)
+FEWER = [
+    (stage, one) for stage, ones in (("fused", FUSED), ("single", SINGLE)) for one in ones if one
+]
+
+
+@pytest.mark.parametrize(("stage", "choice"), FEWER, ids=[f"{s} {label(c)}" for s, c in FEWER])
 @pytest.mark.parametrize("case", ALIKE.values(), ids=ALIKE)
-def test_one_kernel_gives_the_same_bits_as_two(
-    case: Case, choice: FusedLaunch, monkeypatch: pytest.MonkeyPatch
+def test_fewer_kernels_give_the_same_bits(
+    case: Case, stage: str, choice: FusedLaunch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its products have tokens as rows where those of the state update have them as columns."""
+    """Their products have tokens as rows where those of the state update have them as columns."""
 
     def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
-        return replace(lookup(shape, rows, **key), fused=None if rows == 1 else choice)
+        chosen = CHAINS["pair"] | ({} if rows == 1 else {stage: choice})
+        return replace(lookup(shape, rows, **key), **chosen)
 
     monkeypatch.setattr(chain, "lookup", found)
     case = replace(case, slots=4, buckets=(4,), launch_tokens=(case.tokens,))

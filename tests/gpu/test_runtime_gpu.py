@@ -20,6 +20,7 @@ from graphrt.kernels.chain import BoundChain
 from graphrt.kernels.conv1d import _conv1d_kernel
 from graphrt.kernels.fused import _fused_kernel
 from graphrt.kernels.precompute import _precompute_kernel
+from graphrt.kernels.single import _single_kernel
 from graphrt.kernels.state_update import _state_update_kernel
 from tests.helpers.gpu_runtimes import (
     DEVICE,
@@ -118,6 +119,7 @@ def test_graphs_keep_what_they_point_at() -> None:
             _precompute_kernel,
             _state_update_kernel,
             _fused_kernel,
+            _single_kernel,
         ):
             kernel.device_caches.clear()
         gc.collect()

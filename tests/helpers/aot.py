@@ -17,11 +17,16 @@ from tests.helpers.cases import Case
 
 
 def recorded_launches(
-    case: Case, links: PdlLinks, bucket: int, fused: FusedLaunch | None = None
+    case: Case,
+    links: PdlLinks,
+    bucket: int,
+    fused: FusedLaunch | None = None,
+    single: FusedLaunch | None = None,
 ) -> dict[str, Launch]:
-    """Return what one launch of ``case``'s chain launches, by stage. Nothing is computed.
+    """Return what two layers of ``case``'s chain launch, by stage. Nothing is computed.
 
-    fused: the kernel that runs instead of precompute and state update, if any.
+    fused: the kernel that runs instead of precompute and state update, if any. single: the one that
+    runs instead of these and conv1d.
     """
     cache = ReplayCache(case.config("cpu"))
     slot_ids = torch.full((bucket,), -1, dtype=torch.int32)
@@ -30,12 +35,11 @@ def recorded_launches(
     with pytest.MonkeyPatch.context() as patch, recorded() as launches:
         patch.setattr(chain, "_use_kernels", True)
         patch.setattr(chain, "_links", links)
-        patch.setattr(chain, "_launch", replace(chain._launch, fused=fused))
+        patch.setattr(chain, "_launch", replace(chain._launch, fused=fused, single=single))
         chain.advance()
-        chain.layer(
-            0,
-            case.inputs([True] * bucket, case.tokens, generator),
-            case.weights(generator),
-            case.empty_out(bucket, case.tokens, "cpu"),
-        )
+        inputs = case.inputs([True] * bucket, case.tokens, generator)
+        weights = case.weights(generator)
+        out = case.empty_out(bucket, case.tokens, "cpu")
+        for _ in range(2):
+            chain.layer(0, inputs, weights, out)
     return launches

@@ -14,7 +14,7 @@ from graphrt.config import PdlLinks
 from graphrt.kernels.links import linked_stages, stages_of
 from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
-from tests.helpers.built import SMALL
+from tests.helpers.built import BY_ROWS, SMALL
 from tests.helpers.cases import Case
 from tests.helpers.links import ALL
 from tests.helpers.rows import FP16, RANK
@@ -24,22 +24,31 @@ BARE = replace(RANK, has_D=False, has_z=False, has_dt_bias=False, has_conv_bias=
 EARLY, LATE = 1, 64  # rows of RANK where a state update loads B before its wait, and after it
 
 
-PAIR, ONE = stages_of(fused=False), stages_of(fused=True)
+PAIR, FUSED, SINGLE = (stages_of(last) for last in ("state_update", "fused", "single"))
 
 
 @cache
 def codes(
-    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
+    case: Case,
+    links: PdlLinks,
+    bucket: int,
+    capability: int,
+    fused: FusedLaunch | None = None,
+    single: FusedLaunch | None = None,
 ) -> dict[str, KernelCode]:
-    launches = recorded_launches(case, links, bucket, fused)
+    launches = recorded_launches(case, links, bucket, fused, single)
     return {stage: KernelCode.of(one.compile(capability)) for stage, one in launches.items()}
 
 
 def links_of() -> dict[str, Link]:
-    """Return the links of both chains: what they share is the same in both."""
-    one = chain_links(ONE, linked_stages(ALL, ONE))
-    return one | chain_links(PAIR, linked_stages(ALL, PAIR))
+    """Return the links of all chains: what they share is the same in each."""
+    links: dict[str, Link] = {}
+    for chain in (SINGLE, FUSED, PAIR):
+        links |= chain_links(chain, linked_stages(ALL, chain))
+    return links
 
 
 def code_of(stage: str) -> KernelCode:
-    return codes(RANK, ALL, EARLY, 90, SMALL if stage == "fused" else None)[stage]
+    fused = SMALL if stage == "fused" else None
+    single = BY_ROWS if stage.startswith("single") else None
+    return codes(RANK, ALL, EARLY, 90, fused, single)[stage]

@@ -15,7 +15,7 @@ from graphrt.kernels.assembly import (
     resource_usage,
     sass_instructions,
 )
-from graphrt.kernels.links import stages_of
+from graphrt.kernels.links import Last, stages_of
 from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
@@ -26,6 +26,7 @@ BUCKETS = pytest.mark.parametrize(
     ("bucket", "capability"), [*((bucket, 90) for bucket in RANK.buckets), (32, 100)]
 )
 SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
+BY_ROWS = FusedLaunch(64, 4)  # warps share the rows of P
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class Built:
 
 @cache
 def build(
-    case: Case, links: PdlLinks, bucket: int, capability: int, fused: FusedLaunch | None = None
+    case: Case,
+    links: PdlLinks,
+    bucket: int,
+    capability: int,
+    fused: FusedLaunch | None = None,
+    single: FusedLaunch | None = None,
 ) -> dict[str, Built]:
-    """Return the kernels of a chain, of the pair or with the fused kernel instead of it."""
+    """Return the kernels of a chain, of the pair or with fewer kernels."""
     built = {}
-    for stage, launch in recorded_launches(case, links, bucket, fused).items():
+    for stage, launch in recorded_launches(case, links, bucket, fused, single).items():
         compiled = launch.compile(capability)
         built[stage] = Built(
             sass_instructions(compiled),
@@ -54,14 +60,18 @@ def build(
             resource_usage(compiled),
             bool(launch.keywords.get("launch_pdl", False)),
         )
-    assert list(built) == [stage.name for stage in stages_of(fused=fused is not None)]
+    last: Last = "state_update" if fused is None else "fused"
+    stages = stages_of("single" if single else last)
+    names = [stage.name for stage in stages if links.conv1d or not stage.behind]
+    assert list(built) == names
     return built
 
 
-def build_both(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
-    """Return the kernels of both chains. fused: with small tiles in the smallest bucket."""
-    one = build(case, links, bucket, capability, SMALL if bucket == 1 else LARGE)
-    return build(case, links, bucket, capability) | {"fused": one["fused"]}
+def build_all(case: Case, links: PdlLinks, bucket: int, capability: int) -> dict[str, Built]:
+    """Return the kernels of all chains. fused: with small tiles in the smallest bucket."""
+    where = (case, links, bucket, capability)
+    fused = build(*where, SMALL if bucket == 1 else LARGE)
+    return build(*where, single=BY_ROWS) | fused | build(*where)
 
 
 def indices(instructions: list[Instruction], *opcodes: str) -> list[int]:

@@ -45,33 +45,47 @@ FUSED = {
     "fused_wide": FusedLaunch(32, in_shared=True),
     "fused_uneven": FusedLaunch(64, 4, in_shared=True),
 }
+SINGLE = {
+    "single_rows": FusedLaunch(32, 2),
+    "single_columns": FusedLaunch(16, 4, in_shared=True),
+    "single_uneven": FusedLaunch(64, 4),
+}
 LAUNCHES |= {name: replace(LAUNCHES["narrow"], fused=launch) for name, launch in FUSED.items()}
+LAUNCHES |= {name: replace(LAUNCHES["narrow"], single=launch) for name, launch in SINGLE.items()}
+CHAINS: dict[str, dict[str, FusedLaunch | None]] = {
+    "pair": {"fused": None, "single": None},
+    "fused": {"fused": FUSED["fused"], "single": None},
+    "single": {"fused": None, "single": SINGLE["single_rows"]},
+}
+EACH = pytest.mark.parametrize("chosen", CHAINS.values(), ids=CHAINS)
 
 
-def let_it_be(fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every chain run the pair, or the fused kernel instead of it."""
+def let_it_be(chosen: dict[str, FusedLaunch | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every chain run the pair, or fewer kernels instead of it."""
 
     def found(*given: Any, **named: Any) -> ChainLaunch:
-        return replace(lookup(*given, **named), fused=fused)
+        return replace(lookup(*given, **named), **chosen)
 
     monkeypatch.setattr(chain, "lookup", found)
 
 
 # numpy evaluates what `tl.where` then drops: softplus divides 0 by 0 where exp(dt) is lost in 1.
 @pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
-@pytest.mark.parametrize("fused", [None, FUSED["fused"]], ids=["pair", "fused"])
+@EACH
 @pytest.mark.parametrize("case", INTERPRETED_ROWS.values(), ids=INTERPRETED_ROWS)
 def test_kernels_match_the_oracle_and_their_twins(
-    case: Case, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+    case: Case, chosen: dict[str, FusedLaunch | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_it_be(fused, monkeypatch)
+    let_it_be(chosen, monkeypatch)
     report = MirroredDriver(case).run(8)
     assert report.launches == 8
 
 
-@pytest.mark.parametrize("fused", [None, FUSED["fused"]], ids=["pair", "fused"])
-def test_two_hundred_launches(fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    let_it_be(fused, monkeypatch)
+@EACH
+def test_two_hundred_launches(
+    chosen: dict[str, FusedLaunch | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it_be(chosen, monkeypatch)
     report = MirroredDriver(SMALLEST).run(200)
     for what in ("flushes", "wraps", "conv_wraps", "padding_rows", "recycled", "clamped"):
         assert getattr(report, what) >= 5, f"{what}: {report}"

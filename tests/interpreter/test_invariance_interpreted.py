@@ -45,6 +45,7 @@ COMPANIES = {
     "pair": COMPANY,
     "fused": replace(COMPANY, fused=FusedLaunch(16)),
     "fused_warps": replace(COMPANY, fused=FusedLaunch(32, 2, in_shared=True)),
+    "single": replace(COMPANY, single=FusedLaunch(32, 2)),
 }
 
 

@@ -25,14 +25,18 @@ CASE = replace(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("fused", [None, FusedLaunch(16)], ids=["pair", "fused"])
+@pytest.mark.parametrize(
+    "chosen",
+    [{"fused": None}, {"fused": FusedLaunch(16)}, {"single": FusedLaunch(32, 2)}],
+    ids=["pair", "fused", "single"],
+)
 # numpy warns of what is not a number.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_only_the_tokens_that_have_it_are_spoilt(
-    value: float, fused: FusedLaunch | None, monkeypatch: pytest.MonkeyPatch
+    value: float, chosen: dict[str, FusedLaunch | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(*given: Any, **named: Any) -> ChainLaunch:
-        return replace(lookup(*given, **named), fused=fused)
+        return replace(lookup(*given, **named), **chosen)
 
     monkeypatch.setattr(chain, "lookup", found)
     clean, spoilt = launched(None), launched(value)

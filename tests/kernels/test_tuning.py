@@ -56,8 +56,16 @@ def test_fewer_rows_than_a_product_are_refused(kind: type) -> None:
 @pytest.mark.parametrize("kind", [StateUpdateLaunch, FusedLaunch])
 def test_warps_without_a_state_to_share_are_refused(kind: type) -> None:
     assert kind(16, 4, in_shared=True).num_warps == 4
-    with pytest.raises(ConfigError, match=r"num_warps=4: .*; set in_shared"):
+    with pytest.raises(ConfigError, match=r"num_warps=4: .*; .*set in_shared"):
         kind(16, 4)
+
+
+def test_warps_that_share_rows_have_16_each() -> None:
+    assert FusedLaunch(64, 4) and FusedLaunch(32, 2)
+    with pytest.raises(ConfigError, match=r"num_warps=4: .* have 16 each; use fewer"):
+        FusedLaunch(32, 4)
+    with pytest.raises(ConfigError, match="several warps share a state in shared memory"):
+        StateUpdateLaunch(64, 4)
 
 
 def test_look_up_is_pure() -> None:
@@ -179,6 +187,12 @@ def test_an_architecture_reads_its_own_table(
                 "in_shared": True,
                 "max_registers": None,
             },
+            "single": {
+                "block_head_dim": 64,
+                "num_warps": 4,
+                "in_shared": False,
+                "max_registers": None,
+            },
         },
     }
     (tmp_path / "sm_90.json").write_text(json.dumps({"arch": "sm_90", "entries": [entry]}))
@@ -194,7 +208,7 @@ def test_an_architecture_reads_its_own_table(
     other = lookup(shape, 4, arch="sm_80", **what)
     tuning.measured.cache_clear()
     assert (tuned.match, tuned.choice()) == ("exact", entry["choice"])
-    assert wide == replace(tuned, fused=None)  # the fused kernel was not measured there
+    assert wide == replace(tuned, fused=None, single=None)  # not measured there
     assert (other.match, other.state_update) == ("default", FEW)
 
 

@@ -14,7 +14,7 @@ from graphrt.capture import driver
 from graphrt.capture.cuda_graph import CudaGraph
 from graphrt.capture.driver import Edge
 from graphrt.capture.graph import Graph
-from graphrt.kernels.links import StageAccess
+from graphrt.kernels.links import StageAccess, kernels_of
 from graphrt.kernels.pdl import pdl_supported
 from graphrt.runtime import DecodeRuntime
 from graphrt.step import ChainStep
@@ -88,17 +88,14 @@ def check_chain(
     linked: bool,
 ) -> list[str]:
     """Return what is wrong with the graph of a chain alone: advance, then every layer in order."""
-    once, *layer = (stage.kernel for stage in stages)
-    expected = [once, *layer * layers]
+    expected = kernels_of(stages, layers)
     failures = []
     order = chain_order(names, edges)
     if order != expected:
         failures.append(f"the nodes in order are {order}")
-    failures += check_links(names, edges, stages, layers, linked=linked)
-    entries = ((once, layer[0]), (layer[-1], layer[0]))  # nothing but the chain is in the graph
-    for link, count in zip(entries, (1, layers - 1), strict=True):
+    known = Counter(pairwise(expected))  # nothing but the chain is in the graph
+    for link, count in known.items():
         failures += _check_link(link, count, names, edges, linked=linked)
-    known = (*pairwise(layer), *entries)
     others = [edge for edge in edges if (names[edge.source], names[edge.target]) not in known]
     failures += [
         f"{names[edge.source]} → {names[edge.target]} is not a full dependency: {edge}"
@@ -118,10 +115,13 @@ def check_links(
 ) -> list[str]:
     """Return what is wrong with the chain's links in a graph that may hold other work too.
 
-    What comes before conv1d may be anything there, and is not looked at.
+    What comes before an entry may be anything there, and is not looked at.
     """
-    links = pairwise(stage.kernel for stage in stages[1:])
-    found = [_check_link(link, layers, names, edges, linked=linked) for link in links]
+    found = [
+        _check_link((before.kernel, stage.kernel), layers, names, edges, linked=linked)
+        for before, stage in pairwise(stages[1:])
+        if not stage.entry
+    ]
     return [failure for failures in found for failure in failures]
 
 

@@ -42,7 +42,8 @@ def audit_graph(
     programmatic edge that the chain does not declare: a race into a stage that is not linked, else
     undecided, for the code at its end is not known. Equal findings, layer by layer, are one with
     several nodes. A linked entry may follow anything by any edge; only where a stage is all that
-    comes before it must the edge be programmatic. Raises CaptureError for an edge to a node that is
+    comes before it must the edge be programmatic, and where it is to come behind another entry, not
+    from a stage that is none. Raises CaptureError for an edge to a node that is
     not listed.
     """
     for edge in edges:
@@ -89,6 +90,7 @@ class _GraphAudit:
         self.nodes = nodes
         self.stages = {stage.kernel: stage.name for stage in stages}
         self.entries = {stage.name for stage in stages if stage.entry and stage.name in linked}
+        self.behind = {stage.name for stage in stages if stage.behind}
         self.producers = {
             stage.name: before
             for before, stage in pairwise(stages)
@@ -130,6 +132,17 @@ class _GraphAudit:
                 )
 
     def _entry(self, node: int, stage: str) -> Iterator[_Said]:
+        if stage in self.behind:
+            for edge in self.into[node]:
+                before = self.stages.get(self.nodes[edge.source].kernel)
+                if edge.programmatic and before is not None and before not in self.entries:
+                    yield (
+                        Severity.RACE,
+                        Rule.EDGE,
+                        stage,
+                        f"{stage} may start while {before} runs, and reads before its wait what "
+                        f"kernels before a layer have written; launch it behind another layer",
+                    )
         if len(self.into[node]) != 1:
             return
         (edge,) = self.into[node]

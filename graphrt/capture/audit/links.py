@@ -52,6 +52,14 @@ class Stage(Protocol):
         """
 
     @property
+    def behind(self) -> bool:
+        """Whether the stage is an entry that comes behind another of the same chain alone.
+
+        All before that one had completed when it signalled. So until its wait the stage may read
+        what the chain wrote before, too; nobody else writes that, which is trusted.
+        """
+
+    @property
     def constant(self) -> Collection[str]:
         """Arguments of an entry whose tensors no kernel writes; trusted of those off the chain."""
 
@@ -107,7 +115,7 @@ class Link:
     is linked to it, which behind the last stage is the entry of the next layer. reads, writes: the
     declared arguments and their tensors. written, read: of those arguments the ones whose tensor a
     stage upstream writes, or reads, with the stages that may still be running when this one starts;
-    of an entry all but its constants. older, entry: see `Stage`.
+    of an entry all but its constants, and what the chain wrote for it. older, entry: see `Stage`.
     """
 
     stage: str
@@ -156,7 +164,7 @@ def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, L
         written = _meeting(own, {before.name: before.writes for before in upstream})
         read = _meeting(own, {before.name: before.reads for before in upstream})
         if stage.entry:
-            written = read = {name: (_ANY,) for name in own if name not in stage.constant}
+            written, read = _met_by_entry(stage, own, stages)
         links[stage.name] = Link(
             stage.name,
             stage.kernel,
@@ -170,6 +178,24 @@ def chain_links(stages: Sequence[Stage], linked: Collection[str]) -> dict[str, L
             stage.entry,
         )
     return links
+
+
+def _met_by_entry(
+    stage: Stage, own: Mapping[str, str], stages: Sequence[Stage]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Return what kernels that may still run write, and read: any that comes before an entry.
+
+    Behind another entry only entries may still run, of the chain's kernels, and no other writes
+    what a chain's kernel writes.
+    """
+    met: dict[str, tuple[str, ...]] = {name: (_ANY,) for name in own if name not in stage.constant}
+    if not stage.behind:
+        return met, met
+    entries = {each.name: each.writes for each in stages if each.entry}
+    chains = {tensor for each in stages for tensor in each.writes.values()}
+    running = _meeting(own, entries)
+    written = {name: by for name, by in met.items() if own[name] not in chains} | running
+    return written, met
 
 
 def _check_constants(stage: Stage, stages: Sequence[Stage]) -> None:

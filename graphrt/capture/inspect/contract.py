@@ -39,7 +39,8 @@ class GraphContract:
     kernel is given points into a declared buffer or into the pool of the capture. Always required:
     a kernel compiled for programmatic launch has programmatic edges into it and no others, and
     every other known kernel has none. entries: kernels that may follow anything; of these a
-    programmatic edge is required only where a known kernel is all that comes before.
+    programmatic edge is required only where a known kernel is all that comes before. behind: those
+    of them into which no programmatic edge may lead from a known kernel that is no entry.
     """
 
     counts: Mapping[str, int]
@@ -47,6 +48,7 @@ class GraphContract:
     forbidden: frozenset[str] = ALLOCATIONS
     declared: bool = True
     entries: frozenset[str] = frozenset()
+    behind: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -110,7 +112,7 @@ def violations(
         if kind in contract.forbidden or (contract.only and kind != "kernel")
     ]
     found += _counts(contract, known.values(), strangers)
-    found += _links(raw, owners, contract.entries)
+    found += _links(raw, owners, contract)
     if contract.declared:
         found += _undeclared(known.values(), buffers, graph)
     return found
@@ -194,15 +196,19 @@ def _counts(
     return found
 
 
-def _links(graph: int, owners: Mapping[int, _Known], entries: frozenset[str]) -> list[str]:
+def _links(graph: int, owners: Mapping[int, _Known], contract: GraphContract) -> list[str]:
     wrong: dict[tuple[str, bool], int] = defaultdict(int)
+    early: Counter[tuple[str, str]] = Counter()
     edges = driver.edge_types(graph)
     into = Counter(target for _, target, _ in edges)
     for source, target, type_ in edges:
         owner = owners.get(target)
+        before = owners[source].name if source in owners else None
+        if owner is not None and owner.name in contract.behind and type_ == 1:
+            early[owner.name, before or ""] += before is not None and before not in contract.entries
         if owner is None or owner.programmatic == (type_ == 1):
             continue
-        loose = owner.name in entries and (source not in owners or into[target] > 1)
+        loose = owner.name in contract.entries and (source not in owners or into[target] > 1)
         if not (owner.programmatic and loose):
             wrong[owner.name, owner.programmatic] += 1
     return [
@@ -210,6 +216,10 @@ def _links(graph: int, owners: Mapping[int, _Known], entries: frozenset[str]) ->
         if programmatic
         else f"{count} edges into {name} are programmatic, and it was not compiled to wait"
         for (name, programmatic), count in wrong.items()
+    ] + [
+        f"{count} edges into {name} are programmatic from {before}, which it must not run beside"
+        for (name, before), count in early.items()
+        if count
     ]
 
 

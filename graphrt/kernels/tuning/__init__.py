@@ -31,8 +31,8 @@ Match = Literal["exact", "nearest", "default"]
 _MOST_DOUBLINGS = 2.0
 _OTHER_ROUNDING = 0.5
 FUSED_WINDOW = 16
-"""The widest window at which the fused kernel was measured. A wider one takes it up to 98 registers
-more, at 32 rows of P 8 programs side by side and not 14: the pair runs."""
+"""The widest window at which the fused kernels were measured. A wider one takes one up to 98
+registers more, at 32 rows of P 8 programs side by side and not 14: three kernels run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,11 @@ class StateUpdateLaunch:
 
 @dataclass(frozen=True, slots=True)
 class FusedLaunch:
-    """fused: as `StateUpdateLaunch`; with several warps, a fold's B is loaded when it is wanted."""
+    """fused, and single: as `StateUpdateLaunch`, but for what several warps share.
+
+    In shared memory they share a fold's columns, whose B is loaded when it is wanted. In registers
+    they share the rows of P, 16 or more each, and what single convolves.
+    """
 
     block_head_dim: int
     num_warps: int = 1
@@ -86,8 +90,13 @@ class FusedLaunch:
     max_registers: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where a product lacks rows, or warps the memory that they share."""
-        _check_tile(self.block_head_dim, self.num_warps, self.in_shared)
+        """Raise ConfigError where a product lacks rows, of each warp if they share them."""
+        _check_tile(self.block_head_dim, self.num_warps, True)
+        if not self.in_shared and self.block_head_dim < 16 * self.num_warps:
+            rule = "warps that share rows have 16 each"
+            raise ConfigError(
+                sentence("num_warps", self.num_warps, rule, "use fewer, or set in_shared")
+            )
 
 
 def _check_tile(block_head_dim: int, num_warps: int, in_shared: bool) -> None:
@@ -103,7 +112,8 @@ def _check_tile(block_head_dim: int, num_warps: int, in_shared: bool) -> None:
 class ChainLaunch:
     """The launch configuration of all stages, and how the table matched.
 
-    fused: where it is not None, one kernel does what precompute and state update do.
+    fused: where it is not None, one kernel does what precompute and state update do. single: where
+    it is not None, one kernel does that and what conv1d does.
     """
 
     conv1d: Conv1dLaunch
@@ -111,6 +121,7 @@ class ChainLaunch:
     state_update: StateUpdateLaunch
     match: Match
     fused: FusedLaunch | None = None
+    single: FusedLaunch | None = None
 
     @classmethod
     def from_choice(cls, choice: dict[str, Any], match: Match) -> ChainLaunch:
@@ -120,7 +131,10 @@ class ChainLaunch:
             PrecomputeLaunch(**choice["precompute"]),
             StateUpdateLaunch(**choice["state_update"]),
             match,
-            FusedLaunch(**choice["fused"]) if choice.get("fused") else None,
+            *(
+                FusedLaunch(**choice[stage]) if choice.get(stage) else None
+                for stage in ("fused", "single")
+            ),
         )
 
     def choice(self) -> dict[str, Any]:
@@ -217,7 +231,7 @@ def lookup(
 def find(key: Key, arch: str | None, window: int) -> ChainLaunch:
     """Return the launch configuration for ``key``, as `lookup` does."""
     found = choose(key, measured(arch) if arch else (), defaults())
-    return found if window <= FUSED_WINDOW else replace(found, fused=None)
+    return found if window <= FUSED_WINDOW else replace(found, fused=None, single=None)
 
 
 def choose(

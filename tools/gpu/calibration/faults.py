@@ -68,8 +68,11 @@ def smaller_tile() -> Iterator[None]:
 
     def changed(*given: Any) -> ChainLaunch:
         found = choose(*given)
-        fused = None if found.fused is None else FusedLaunch(16, in_shared=True)
-        return replace(found, state_update=StateUpdateLaunch(16), fused=fused)
+        small = {
+            stage: None if getattr(found, stage) is None else FusedLaunch(16, in_shared=True)
+            for stage in ("fused", "single")
+        }
+        return replace(found, state_update=StateUpdateLaunch(16), **small)
 
     with mock.patch.object(tuning, "choose", changed):
         yield

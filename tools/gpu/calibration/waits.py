@@ -23,7 +23,10 @@ from tools.gpu.calibration.tally import (
 
 _CLEAR_GAIN = 0.05
 _PAIR = (("precompute",), ("state_update",), ("precompute", "state_update"))
-_FUSED = (("fused",),)
+_ONE: dict[str, tuple[tuple[str, ...], ...]] = {
+    "fused": (("fused",),),
+    "single": (("single",),),
+}
 
 
 def section_wait(bench: Bench, until: float) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def section_wait(bench: Bench, until: float) -> dict[str, Any]:
     """
     case = bench.cases[0]
     right_us = bench.chain_us(case)
-    choices = _FUSED if longest_stage(case, bench.device) == "fused" else _PAIR
+    choices = _ONE.get(longest_stage(case, bench.device), _PAIR)
     gains = {w: 1 - bench.chain_us(case, faults.missing_wait(*w)) / right_us for w in choices}
     clear = (waits for waits in choices if gains[waits] >= _CLEAR_GAIN)
     waits = next(clear, max(gains, key=lambda one: gains[one]))

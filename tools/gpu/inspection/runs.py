@@ -18,6 +18,7 @@ from graphrt.declared import cache_manifest
 from graphrt.kernels.chain import BoundChain
 from graphrt.kernels.fused import fused
 from graphrt.kernels.precompute import precompute
+from graphrt.kernels.single import single
 from graphrt.kernels.state_update import state_update
 from graphrt.kernels.tensors import SCRATCH, LayerInputs
 from graphrt.kernels.tuning import FusedLaunch, architecture, lookup
@@ -146,12 +147,22 @@ def _stages(context: Context, found: dict[str, Any]) -> dict[str, Any]:
     def run_fused() -> None:
         fused(*stage, out, **sizes, stochastic=True, launch=launch.fused or FusedLaunch(16))
 
+    def run_single(behind: bool) -> None:
+        choice = launch.single or FusedLaunch(64, 4)
+        single(*stage, out, **sizes, stochastic=True, behind=behind, launch=choice)
+
     others = ("conv_out", "row_cursors")  # of conv1d and advance
     made = {name: getattr(scratch, name) for name in SCRATCH if name not in others}
     runs = {
         "precompute": (run_precompute, {"conv_out": scratch.conv_out}, made),
         "state_update": (run_state_update, {"conv_out": scratch.conv_out, **made}, {"out": out}),
         "fused": (run_fused, {"conv_out": scratch.conv_out}, {"out": out}),
+        "single": (lambda: run_single(False), {"xbc": inputs.xbc, "dt": inputs.dt}, {"out": out}),
+        "single_next": (
+            lambda: run_single(True),
+            {"xbc": inputs.xbc, "dt": inputs.dt},
+            {"out": out},
+        ),
     }
     for name, (run, fed, results) in runs.items():
         whole = {key: tensor for key, tensor in fed.items() if tensor.is_contiguous()}

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The depthwise causal convolution over a launch's tokens, then SiLU: conv1d's, and single's.
+
+A thread has all tokens of its channels (a tuple of them, each input loaded once), or where it has
+few tokens of many channels, those that each tap meets.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.ptx import divided, exp, multiplied_and_added
+
+
+@triton.jit
+def taps_of(
+    weight_ptr, stride_channel, stride_tap, bias_ptr, channel, mask,
+    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Return the bias of some channels and a tuple of their taps, the oldest token's first."""
+    bias = (channel * 0).to(tl.float32)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + channel, mask=mask, other=0.0).to(tl.float32)
+    taps = ()
+    for tap in tl.static_range(WIDTH):
+        tap_ptrs = weight_ptr + channel * stride_channel + tap * stride_tap
+        weight = tl.load(tap_ptrs, mask=mask, other=0.0).to(tl.float32)
+        taps += (weight,)  # type: ignore[assignment]  # a tuple of Triton's, unrolled
+    return bias, taps
+
+
+@triton.jit
+def ask_for_past_inputs(
+    ring_ptrs, stride_ring_row, conv_pos, mask, WIDTH: tl.constexpr, RING_ROWS: tl.constexpr
+):
+    """Return a tuple of the history's last WIDTH - 1 inputs. ring_ptrs: a slot's channels."""
+    seen = ()
+    for index in tl.static_range(1 - WIDTH, 0):
+        ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
+        token = tl.load(ring_ptrs + ring_row * stride_ring_row, mask=mask, other=0.0)
+        seen += (token,)  # type: ignore[assignment]  # as above
+    return seen
+
+
+@triton.jit
+def ask_for_new_inputs(xbc_ptrs, stride_token, mask, T: tl.constexpr):
+    """Return a tuple of the launch's T inputs. xbc_ptrs: a row's channels."""
+    seen = ()
+    for index in tl.static_range(T):
+        token = tl.load(xbc_ptrs + index * stride_token, mask=mask, other=0.0)
+        seen += (token,)  # type: ignore[assignment]  # as above
+    return seen
+
+
+@triton.jit
+def ask_for_shifted_inputs(
+    xbc_ptrs, stride_token, ring_ptrs, stride_ring_row, conv_pos, token, mask,
+    WIDTH: tl.constexpr, RING_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Return a tuple: what each tap meets, [tokens, channels], of history or launch.
+
+    xbc_ptrs: a row's channels. ring_ptrs: a slot's. token, mask: the launch's tokens.
+    """
+    seen = ()
+    for tap in tl.static_range(WIDTH):
+        index = token + (tap + 1 - WIDTH)
+        is_new = (index >= 0)[:, None]
+        met = tl.load(
+            xbc_ptrs[None, :] + index[:, None] * stride_token, mask=mask & is_new, other=0.0
+        )
+        if tap + 1 < WIDTH:
+            ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
+            old_ptrs = ring_ptrs[None, :] + ring_row[:, None] * stride_ring_row
+            old = tl.load(old_ptrs, mask=mask & (index < 0)[:, None], other=0.0)
+            met = tl.where(is_new, met, old)
+        seen += (met,)  # type: ignore[assignment]  # as above
+    return seen
+
+
+@triton.jit
+def convolved(
+    seen, bias, taps, INDEX: tl.constexpr, WIDTH: tl.constexpr, BY_TOKEN: tl.constexpr = False
+):
+    """Return what taps make of ``seen`` from INDEX on, after SiLU, fp32.
+
+    BY_TOKEN: seen, and so the result, is [tokens, channels].
+    """
+    total = bias
+    for tap in tl.static_range(WIDTH):
+        weight = taps[tap][None, :] if BY_TOKEN else taps[tap]
+        total = multiplied_and_added(seen[INDEX + tap].to(tl.float32), weight, total)
+    return divided(total, 1.0 + exp(-total))
+
+
+@jit
+def by_token(
+    seen, bias, taps, FIRST: tl.constexpr, COUNT: tl.constexpr, T: tl.constexpr,
+    WIDTH: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Return COUNT of a launch's tokens from FIRST on, convolved, [channels, COUNT]; 0 behind T."""
+    if COUNT == 1:
+        if FIRST < T:
+            found = convolved(seen, bias, taps, FIRST, WIDTH).to(DTYPE)
+        else:
+            found = (bias * 0.0).to(DTYPE)
+        found = gl.reshape(found, [bias.shape[0], 1])
+    else:
+        HALF: tl.constexpr = COUNT // 2
+        left = by_token(seen, bias, taps, FIRST, HALF, T, WIDTH, DTYPE)
+        right = by_token(seen, bias, taps, FIRST + HALF, HALF, T, WIDTH, DTYPE)
+        both = gl.permute(gl.join(left, right), [0, 2, 1])
+        found = gl.reshape(both, [bias.shape[0], COUNT])
+    return found
+
+
+@triton.jit
+def append_inputs(
+    seen, ring_ptrs, stride_ring_row, conv_pos, mask,
+    T: tl.constexpr, WIDTH: tl.constexpr, RING_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Store a launch's T inputs behind the history's. seen: both, as they were asked for."""
+    for index in tl.static_range(T):
+        ring_row = (conv_pos + index) % RING_ROWS
+        tl.store(ring_ptrs + ring_row * stride_ring_row, seen[WIDTH - 1 + index], mask=mask)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a program of the fused kernels does once all it needs has been asked for.
+
+In the order of arrival: the new tokens' part of the causal matrix, the rings' new rows, the
+history's part, the read-out when the state is there, the outputs, a fold where the slot flushes.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from graphrt.kernels.decay import decay_over, fixed_steps, plus
+from graphrt.kernels.fold import b_of_history, fold
+from graphrt.kernels.fragments import (
+    c_layout,
+    causal_layout,
+    of_one_head_layout,
+    out_layout,
+    padded_rows,
+    turned,
+    x_layout,
+    x_rows,
+)
+from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.precompute import softplus
+from graphrt.kernels.products import into_range_in_pairs
+from graphrt.kernels.ptx import exp
+from graphrt.kernels.read_out import read_out_by_token
+from graphrt.kernels.row_cursors import ring_row
+from graphrt.kernels.state_tile import wait_for_state
+from graphrt.kernels.token_rows import (
+    causal_times_x,
+    of_tokens,
+    products_with_b,
+    x_columns,
+    y_of,
+)
+
+
+@jit
+def fused_tile(
+    # of this slot, and head or group
+    state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, out_ptr, stride_out_token, stride_out_dim,
+    # the program's head and tile, and its row's cursors
+    head, first_row, live, ring_start, held, flush, seed, layer,
+    # weights of the head
+    a, bias, skip, dt_min, dt_max,
+    # what has been asked for, and what products start from
+    raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
+    # constants
+    P: tl.constexpr, N: tl.constexpr, T: tl.constexpr, HEADS_PER_GROUP: tl.constexpr,
+    RING_ROWS: tl.constexpr, PLANES: tl.constexpr, READ_C: tl.constexpr,
+    HAS_DT_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, STOCHASTIC: tl.constexpr,
+    IN_SHARED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
+    BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
+):  # fmt: skip
+    """Write ``out``, append to the rings, fold on a flush."""
+    OF_HEAD: tl.constexpr = of_one_head_layout(WARPS)
+    token = gl.arange(0, BLOCK_T, layout=OF_HEAD)
+    mask_token = (token < T) & live
+
+    # The new tokens: dt, the decays, their part of the causal matrix.
+    raw = raw.to(gl.float32)
+    if HAS_DT_BIAS:
+        raw += bias
+    dt_new = gl.minimum(gl.maximum(softplus(raw), dt_min), dt_max)
+    dt_new = gl.where(mask_token, dt_new, 0.0)
+    cum_new = gl.associative_scan(fixed_steps(dt_new, a), 0, plus)  # after the history
+    OF_NEW: tl.constexpr = causal_layout(BLOCK_T, BLOCK_T, WARPS)
+    gain_new = decay_over(_at_tokens(cum_new, OF_NEW) - _at_columns(cum_new, OF_NEW))
+    t = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OF_NEW))[:, None]
+    j = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(0, OF_NEW))[None, :]
+    gain_new = gl.where(j <= t, gain_new * _at_columns(dt_new, OF_NEW), 0.0)
+    products_new = of_tokens(products_with_b(c_new, b_new, zero, V, WARPS), BLOCK_T)
+    causal_new = gain_new * gl.convert_layout(products_new, OF_NEW, assert_trivial=True)
+    C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
+    read_c, undo = into_range_in_pairs(c_new, READ_C, V, C)
+
+    # The history grows: each x by who has it, dt by a head's first tile, B by its group's.
+    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
+    of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
+    mask_y = (of_y < T)[:, None] & (p < P)[None, :]
+    end = ring_start + held
+    gl.store(
+        x_ring_ptr + ring_row(end + of_y, RING_ROWS)[:, None] * P + p[None, :],
+        x_of_y,
+        mask=mask_y & live,
+    )
+    if first_row == 0:
+        gl.store(dt_ring_ptr + ring_row(end + token, RING_ROWS), dt_new, mask=mask_token)
+        if head % HEADS_PER_GROUP == 0:
+            of_b = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+            n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
+            gl.store(
+                b_ring_ptr + ring_row(end + of_b, RING_ROWS)[:, None] * N + n[None, :],
+                b_new,
+                mask=((of_b < T) & live)[:, None] & (n < N)[None, :],
+            )
+
+    # The history: its decays, its part of the causal matrix.
+    steps_past = fixed_steps(dt_past, a)
+    total = gl.sum(steps_past, 0)
+    weight = decay_over(total - gl.associative_scan(steps_past, 0, plus)) * dt_past
+    OF_PAST: tl.constexpr = causal_layout(BLOCK_T, BLOCK_W, WARPS)
+    gain_past = _at_tokens(decay_over(cum_new), OF_PAST) * _at_columns(weight, OF_PAST)
+    products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
+    causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
+
+    # The outputs. With the causal product ahead of the read-out an fp32 state takes 2 % longer.
+    decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
+    wait_for_state(IN_SHARED)
+    y = read_out_by_token(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS)
+    within = causal_times_x(
+        causal_past,
+        causal_new,
+        x_columns(x_past, WARPS, ROW_WARPS),
+        x_columns(padded_rows(x_new, 16), WARPS, ROW_WARPS),
+        PLANES,
+        WARPS,
+        ROW_WARPS,
+    )
+    y = y_of(y, OUT, BLOCK_T, ROW_WARPS) * decay + y_of(within, OUT, BLOCK_T, ROW_WARPS)
+    if HAS_D:
+        y += x_of_y.to(gl.float32) * skip
+    if HAS_Z:
+        z = z.to(gl.float32)
+        y *= z / (1.0 + exp(-z))
+    gl.store(
+        out_ptr + of_y[:, None] * stride_out_token + p[None, :] * stride_out_dim,
+        gl.where(live, y, 0.0).to(out_ptr.dtype.element_ty),
+        mask=mask_y,
+    )
+
+    if flush:
+        TURNED: tl.constexpr = WARPS == ROW_WARPS and b_past.dtype.primitive_bitwidth == 16
+        if TURNED:
+            b_folded = turned(b_past, V)
+        else:
+            b_folded = b_of_history(
+                b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS
+            )
+        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS)
+        fold_weight = gl.convert_layout(weight, gl.SliceLayout(1, X))
+        fold(
+            state_ptr,
+            state,
+            first_row,
+            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS, ROW_WARPS),
+            b_folded,
+            decay_over(total),
+            seed,
+            head * (P * ((N + 7) // 8)),
+            layer,
+            P,
+            N,
+            STOCHASTIC,
+            BLOCK_P,
+            BLOCK_N,
+            V,
+            WARPS,
+            IN_SHARED,
+            TURNED,
+            ROW_WARPS,
+        )
+
+
+@jit
+def _at_tokens(value, LAYOUT: tl.constexpr):
+    """Return [tokens] for every column of what is in ``LAYOUT``."""
+    return gl.convert_layout(value, gl.SliceLayout(1, LAYOUT))[:, None]
+
+
+@jit
+def _at_columns(value, LAYOUT: tl.constexpr):
+    """Return [columns] for every token of what is in ``LAYOUT``."""
+    return gl.convert_layout(value, gl.SliceLayout(0, LAYOUT))[None, :]
