@@ -133,8 +133,8 @@ def test_single_asks_for_everything_before_it_convolves_and_for_inputs_before_ca
     """Behind another layer the caches were asked for before the wait."""
     built = build(replace(RANK, state_dtype=state), ALL, 1, 90, single=choice)
     for stage, order in (
-        ("single", ("dt_ptr", "xbc_ptr", "dt_ring_ptr", "state_ptr")),
-        ("single_next", ("dt_ring_ptr", "state_ptr", "dt_ptr", "xbc_ptr")),
+        ("single", ("dt_ptr", "xbc_ptr", "conv_ring_ptr", "dt_ring_ptr", "state_ptr")),
+        ("single_next", ("conv_ring_ptr", "dt_ring_ptr", "state_ptr", "dt_ptr", "xbc_ptr")),
     ):
         kernel = built[stage]
         first_product = indices(kernel.sass, "HMMA")[0]

@@ -9,7 +9,7 @@ key by key, one stage after the other with what was best so far: the state updat
 the pair; in the chain the fused kernel instead of both, conv1d, and one kernel instead of all; by
 the timing contract of graphrt.bench on caches that exceed L2 less often. The winner passes the gate
 and is timed by the whole contract before it is written, the table after every key. Of choices
-within the noise of the best the first is taken: the current choice, then the smaller.
+within the noise of the best the first is taken: fewer kernels, the current choice, the smaller.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def search(
             continue
         current = getattr(launch, stage)
         runs: dict[str, Timed] = {}
-        named = {label(choice): choice for choice in unique((current, *choices), case)}
+        # Fewer kernels first: what a step of many layers gains by them is not seen here.
+        ordered = sorted(unique((current, *choices), case), key=lambda choice: choice is None)
+        named = {label(choice): choice for choice in ordered}
         for name, choice in named.items():
             # What is chosen before single is so by the chain without it.
             apart = launch if stage == "single" else replace(launch, single=None)

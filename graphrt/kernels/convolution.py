@@ -12,6 +12,7 @@ import triton.language as tl
 
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.ptx import divided, exp, multiplied_and_added
+from graphrt.kernels.row_cursors import ring_row
 
 
 @triton.jit
@@ -31,6 +32,39 @@ def taps_of(
     return bias, taps
 
 
+@jit
+def taps_together(
+    weight_ptr, stride_channel: tl.constexpr, stride_tap: tl.constexpr, bias_ptr, channel, mask,
+    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TAPS: tl.constexpr, LAYOUT: tl.constexpr,
+):  # fmt: skip
+    """Return the same for channels in LAYOUT, asked for by whole rows of weights, in TAPS."""
+    ROOM: tl.constexpr = 2 if WIDTH == 2 else 4
+    tap = gl.arange(0, ROOM, layout=gl.SliceLayout(0, TAPS))
+    of_tap = mask[:, None] & (tap < WIDTH)[None, :]
+    weights = gl.load(
+        weight_ptr + channel[:, None] * stride_channel + tap[None, :] * stride_tap,
+        mask=of_tap if WIDTH < ROOM else mask[:, None],
+        other=0.0,
+    )
+    bias = (channel * 0).to(gl.float32)
+    if HAS_BIAS:
+        bias = gl.load(bias_ptr + channel, mask=mask, other=0.0).to(gl.float32)
+    weights = weights.to(gl.float32)
+    if WIDTH == 2:
+        taps = gl.split(weights)
+    else:
+        even, odd = gl.split(gl.reshape(weights, [weights.shape[0], 2, 2]))
+        first, third = gl.split(even)
+        second, fourth = gl.split(odd)
+        taps = (first, second, third, fourth)
+    placed = ()
+    for index in gl.static_range(WIDTH):
+        tap = gl.convert_layout(taps[index], LAYOUT, assert_trivial=True)
+        placed += (tap,)  # type: ignore[assignment]  # as above
+    taps = placed
+    return gl.convert_layout(bias, LAYOUT, assert_trivial=True), taps
+
+
 @triton.jit
 def ask_for_past_inputs(
     ring_ptrs, stride_ring_row, conv_pos, mask, WIDTH: tl.constexpr, RING_ROWS: tl.constexpr
@@ -38,8 +72,8 @@ def ask_for_past_inputs(
     """Return a tuple of the history's last WIDTH - 1 inputs. ring_ptrs: a slot's channels."""
     seen = ()
     for index in tl.static_range(1 - WIDTH, 0):
-        ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
-        token = tl.load(ring_ptrs + ring_row * stride_ring_row, mask=mask, other=0.0)
+        row = ring_row(conv_pos + index + RING_ROWS, RING_ROWS)
+        token = tl.load(ring_ptrs + row * stride_ring_row, mask=mask, other=0.0)
         seen += (token,)  # type: ignore[assignment]  # as above
     return seen
 
@@ -56,25 +90,31 @@ def ask_for_new_inputs(xbc_ptrs, stride_token, mask, T: tl.constexpr):
 
 @triton.jit
 def ask_for_shifted_inputs(
-    xbc_ptrs, stride_token, ring_ptrs, stride_ring_row, conv_pos, token, mask,
-    WIDTH: tl.constexpr, RING_ROWS: tl.constexpr,
-):  # fmt: skip
-    """Return a tuple: what each tap meets, [tokens, channels], of history or launch.
+    ptrs, stride_row, first, token, mask, WIDTH: tl.constexpr, ROWS: tl.constexpr, NEW: tl.constexpr
+):
+    """Return a tuple: what each tap but, of the history, the last meets, [tokens, channels].
 
-    xbc_ptrs: a row's channels. ring_ptrs: a slot's. token, mask: the launch's tokens.
+    ptrs: a row's or a slot's channels. first: the row of the launch's first token. token, mask: the
+    launch's. NEW: inputs of the launch, else of the history; 0 where it is the other.
     """
     seen = ()
-    for tap in tl.static_range(WIDTH):
+    for tap in tl.static_range(WIDTH if NEW else WIDTH - 1):
         index = token + (tap + 1 - WIDTH)
-        is_new = (index >= 0)[:, None]
-        met = tl.load(
-            xbc_ptrs[None, :] + index[:, None] * stride_token, mask=mask & is_new, other=0.0
-        )
+        met = index >= 0 if NEW else index < 0
+        row = index if NEW else ring_row(first + index + ROWS, ROWS)
+        row_ptrs = ptrs[None, :] + row[:, None] * stride_row
+        seen += (tl.load(row_ptrs, mask=mask & met[:, None], other=0.0),)  # type: ignore[assignment]
+    return seen
+
+
+@triton.jit
+def shifted(new, old, token, WIDTH: tl.constexpr):
+    """Return what each tap meets, of both tuples that `ask_for_shifted_inputs` returned."""
+    seen = ()
+    for tap in tl.static_range(WIDTH):
+        met = new[tap]
         if tap + 1 < WIDTH:
-            ring_row = (conv_pos + index + RING_ROWS) % RING_ROWS
-            old_ptrs = ring_ptrs[None, :] + ring_row[:, None] * stride_ring_row
-            old = tl.load(old_ptrs, mask=mask & (index < 0)[:, None], other=0.0)
-            met = tl.where(is_new, met, old)
+            met = tl.where((token + (tap + 1 - WIDTH) < 0)[:, None], old[tap], met)
         seen += (met,)  # type: ignore[assignment]  # as above
     return seen
 
@@ -108,8 +148,9 @@ def by_token(
         found = gl.reshape(found, [bias.shape[0], 1])
     else:
         HALF: tl.constexpr = COUNT // 2
-        left = by_token(seen, bias, taps, FIRST, HALF, T, WIDTH, DTYPE)
+        # The last first: the first tokens wait for the history, which comes from memory.
         right = by_token(seen, bias, taps, FIRST + HALF, HALF, T, WIDTH, DTYPE)
+        left = by_token(seen, bias, taps, FIRST, HALF, T, WIDTH, DTYPE)
         both = gl.permute(gl.join(left, right), [0, 2, 1])
         found = gl.reshape(both, [bias.shape[0], COUNT])
     return found
@@ -122,5 +163,5 @@ def append_inputs(
 ):  # fmt: skip
     """Store a launch's T inputs behind the history's. seen: both, as they were asked for."""
     for index in tl.static_range(T):
-        ring_row = (conv_pos + index) % RING_ROWS
-        tl.store(ring_ptrs + ring_row * stride_ring_row, seen[WIDTH - 1 + index], mask=mask)
+        row = ring_row(conv_pos + index, RING_ROWS)
+        tl.store(ring_ptrs + row * stride_ring_row, seen[WIDTH - 1 + index], mask=mask)

@@ -273,10 +273,22 @@ def of_one_head_layout(warps: int) -> Any:
 
 
 @constexpr_function
-def channels_layout(channels: int, warps: int) -> Any:
-    """Return the layout of channels that are convolved, shared by all threads."""
+def taps_layout(channels: int, taps: int, warps: int) -> Any:
+    """Return the layout of taps [channels, taps], a channel's together, shared by all threads."""
     each = max(channels // (32 * warps), 1)
-    return None if INTERPRETED else gl.BlockedLayout([each], [32], [warps], [0])
+    return None if INTERPRETED else gl.BlockedLayout([each, taps], [32, 1], [warps, 1], [1, 0])
+
+
+@constexpr_function
+def taps_of_out_layout(rows: int, taps: int, warps: int, row_warps: int) -> Any:
+    """Return the layout of taps [rows of P, taps] by the rows that an `out_layout` has."""
+    own = rows // (8 * row_warps)
+    return _linear(
+        [[0, tap] for tap in _powers(1, taps)] + [[p, 0] for p in _powers(1, 2 * own)],
+        [[2 * own, 0], [4 * own, 0], [0, 0], [0, 0], [0, 0]],
+        [[p, 0] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
+        [rows, taps],
+    )
 
 
 @constexpr_function

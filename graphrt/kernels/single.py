@@ -32,14 +32,16 @@ from graphrt.kernels.convolution import (
     ask_for_shifted_inputs,
     by_token,
     convolved,
-    taps_of,
+    shifted,
+    taps_together,
 )
 from graphrt.kernels.fragments import (
     c_layout,
-    channels_layout,
     columns_from,
     of_one_head_layout,
     out_layout,
+    taps_layout,
+    taps_of_out_layout,
     vector,
     x_layout,
 )
@@ -56,6 +58,7 @@ from graphrt.kernels.row_cursors import (
     RING_START,
     ROW,
     SLOT,
+    ring_row,
     row_cursor,
 )
 from graphrt.kernels.state_tile import ask_for_state, where_it_waits
@@ -94,8 +97,8 @@ def _single_kernel(
     stride_xbc_row,
     stride_xbc_token,
     stride_xbc_channel,
-    stride_weight_channel,
-    stride_weight_tap,
+    stride_weight_channel: tl.constexpr,  # so that a channel's taps are known to lie together
+    stride_weight_tap: tl.constexpr,
     stride_conv_slot,
     stride_conv_row,
     stride_dt_row,
@@ -156,20 +159,24 @@ def _single_kernel(
     skip = gl.load(D_ptr + head).to(gl.float32) if HAS_D else 0.0
 
     # The channels of B then C, shared by all threads, and those of x where y will be.
-    both = gl.arange(0, 2 * BLOCK_N, layout=channels_layout(2 * BLOCK_N, WARPS))
+    TAPS: tl.constexpr = 2 if WIDTH == 2 else 4
+    OF_BC: tl.constexpr = taps_layout(2 * BLOCK_N, TAPS, WARPS)
+    both = gl.arange(0, 2 * BLOCK_N, layout=gl.SliceLayout(1, OF_BC))
     n = both % BLOCK_N
     of_bc = H * P + group * N + both // BLOCK_N * (G * N) + n
+    bc_bias, bc_taps = taps_together(
+        conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, of_bc, n < N,
+        WIDTH, HAS_CONV_BIAS, OF_BC, gl.SliceLayout(1, OF_BC),
+    )  # fmt: skip
     OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
+    OF_X: tl.constexpr = taps_of_out_layout(BLOCK_P, TAPS, WARPS, ROW_WARPS)
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(1, OF_X))
+    x_bias, x_taps = taps_together(
+        conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, head * P + p,
+        p < P, WIDTH, HAS_CONV_BIAS, OF_X, gl.SliceLayout(0, OUT),
+    )  # fmt: skip
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
     of_x = head * P + p
-    bc_bias, bc_taps = taps_of(
-        conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, of_bc, n < N,
-        WIDTH, HAS_CONV_BIAS,
-    )  # fmt: skip
-    x_bias, x_taps = taps_of(
-        conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, of_x, p < P,
-        WIDTH, HAS_CONV_BIAS,
-    )  # fmt: skip
     if not BEHIND:
         wait_for_producer(WAIT)
         signal_consumer(SIGNAL and WAIT)
@@ -195,34 +202,25 @@ def _single_kernel(
         z_ptr += row * stride_z_row + head * stride_z_head
     V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
 
-    # All that is loaded, in the order in which it is to arrive: caches last, unless they are asked
-    # for before the wait.
-    if BEHIND:
-        bc_seen = ask_for_past_inputs(
-            conv_ring_ptr + of_bc, stride_conv_row, conv_pos, mask_n, WIDTH, CONV_ROWS
-        )
-        x_past, b_past, dt_past = ask_for_history(
-            x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-            P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
-        )  # fmt: skip
-        state = ask_for_state(
-            state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS
-        )
-        wait_for_producer(WAIT)
-        signal_consumer(SIGNAL and WAIT)
-    else:
-        bc_seen = ask_for_past_inputs(
-            conv_ring_ptr + of_bc, stride_conv_row, conv_pos, mask_n, WIDTH, CONV_ROWS
-        )
-    token = gl.arange(0, BLOCK_T, layout=of_one_head_layout(WARPS))
-    raw = gl.load(dt_ptr + token * stride_dt_token, mask=(token < T) & live, other=0.0)
-    bc_seen += ask_for_new_inputs(xbc_ptr + of_bc * stride_xbc_channel, stride_xbc_token, mask_n, T)
+    # All that is loaded, in the order in which it is to arrive: what lies in L2, the history, the
+    # state. Behind another layer, all but the inputs is there before the wait.
     of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
     mask_y = (of_y < T)[:, None] & mask_p[None, :]
-    x_seen = ask_for_shifted_inputs(
-        xbc_ptr + of_x * stride_xbc_channel, stride_xbc_token,
-        conv_ring_ptr + of_x, stride_conv_row, conv_pos, of_y, mask_y, WIDTH, CONV_ROWS,
-    )  # fmt: skip
+    if BEHIND:
+        bc_old, x_old, x_past, b_past, dt_past, state = _ask_for_caches(
+            conv_ring_ptr, stride_conv_row, conv_pos, of_bc, mask_n, of_x, of_y, mask_y,
+            state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held, live,
+            P, N, WIDTH, CONV_ROWS, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+            IN_SHARED,
+        )  # fmt: skip
+        wait_for_producer(WAIT)
+        signal_consumer(SIGNAL and WAIT)
+    token = gl.arange(0, BLOCK_T, layout=of_one_head_layout(WARPS))
+    raw = gl.load(dt_ptr + token * stride_dt_token, mask=(token < T) & live, other=0.0)
+    bc_new = ask_for_new_inputs(xbc_ptr + of_bc * stride_xbc_channel, stride_xbc_token, mask_n, T)
+    x_of_taps = ask_for_shifted_inputs(
+        xbc_ptr + of_x * stride_xbc_channel, stride_xbc_token, 0, of_y, mask_y, WIDTH, T, True
+    )
     z = 0.0
     if HAS_Z:
         z = ask_for_z(
@@ -231,15 +229,15 @@ def _single_kernel(
         )  # fmt: skip
     loads_stay_ahead()
     if not BEHIND:
-        x_past, b_past, dt_past = ask_for_history(
-            x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-            P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+        bc_old, x_old, x_past, b_past, dt_past, state = _ask_for_caches(
+            conv_ring_ptr, stride_conv_row, conv_pos, of_bc, mask_n, of_x, of_y, mask_y,
+            state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held, live,
+            P, N, WIDTH, CONV_ROWS, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+            IN_SHARED,
         )  # fmt: skip
-        loads_stay_ahead()
-        state = ask_for_state(
-            state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS
-        )
     zero = zero_after_loads()
+    bc_seen = bc_old + bc_new
+    x_seen = shifted(x_of_taps, x_old, of_y, WIDTH)
 
     # conv1d's work.
     ACT: tl.constexpr = xbc_ptr.dtype.element_ty
@@ -252,7 +250,9 @@ def _single_kernel(
     x_of_y = gl.where((of_y < T)[:, None], x_of_y, 0.0).to(ACT)
     x_new = gl.convert_layout(x_of_y, x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS))
     gl.store(
-        conv_ring_ptr + ((conv_pos + of_y) % CONV_ROWS)[:, None] * stride_conv_row + of_x[None, :],
+        conv_ring_ptr
+        + ring_row(conv_pos + of_y, CONV_ROWS)[:, None] * stride_conv_row
+        + of_x[None, :],
         x_seen[WIDTH - 1],
         mask=mask_y,
     )
@@ -268,6 +268,33 @@ def _single_kernel(
         P, N, T, HEADS_PER_GROUP, RING_ROWS, PLANES, READ_C, HAS_DT_BIAS, HAS_D, HAS_Z, STOCHASTIC,
         IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS,
     )  # fmt: skip
+
+
+@jit
+def _ask_for_caches(
+    conv_ring_ptr, stride_conv_row, conv_pos, of_bc, mask_n, of_x, of_y, mask_y,
+    state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held, live,
+    P: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, CONV_ROWS: tl.constexpr,
+    RING_ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, IN_SHARED: tl.constexpr,
+):  # fmt: skip
+    """Return old inputs of B and C, and of x by taps; x, B and dt of the history; the state."""
+    bc_old = ask_for_past_inputs(
+        conv_ring_ptr + of_bc, stride_conv_row, conv_pos, mask_n, WIDTH, CONV_ROWS
+    )
+    x_old = ask_for_shifted_inputs(
+        conv_ring_ptr + of_x, stride_conv_row, conv_pos, of_y, mask_y, WIDTH, CONV_ROWS, False
+    )
+    loads_stay_ahead()
+    x_past, b_past, dt_past = ask_for_history(
+        x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+    )  # fmt: skip
+    loads_stay_ahead()
+    state = ask_for_state(
+        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS
+    )
+    return bc_old, x_old, x_past, b_past, dt_past, state
 
 
 def single(
