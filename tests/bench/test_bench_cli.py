@@ -131,6 +131,7 @@ def test_tuning_writes_what_look_up_finds(tmp_path: Path, monkeypatch: pytest.Mo
             "precompute",
             "fused",
             "conv1d",
+            "single",
         }
     monkeypatch.setattr(tuning, "files", lambda name: tmp_path)
     tuning.measured.cache_clear()
