@@ -125,7 +125,8 @@ def _target(capability: int) -> str:
 
 def _settings(launch: ChainLaunch, stage: str) -> str:
     """Return a stage's settings, those that are None left out. advance has none."""
-    settings = asdict(getattr(launch, stage)) if hasattr(launch, stage) else {}
+    choice = getattr(launch, stage.removesuffix("_next"), None)
+    settings = asdict(choice) if choice else {}
     return "".join(f" {name}={value}" for name, value in settings.items() if value is not None)
 
 

@@ -16,7 +16,6 @@ part of the causal matrix, and C in range, are there when the state comes.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -28,7 +27,7 @@ from graphrt.kernels.fragments import (
     vector,
 )
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_tokens
-from graphrt.kernels.fused_tile import fused_tile
+from graphrt.kernels.fused_tile import TRITON_DTYPE, fused_tile
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import loads_stay_ahead, zero_after_loads
@@ -45,8 +44,6 @@ from graphrt.kernels.state_tile import ask_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import FusedLaunch
 from graphrt.memory import padded_tokens, padded_window
-
-_TRITON = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @jit(do_not_specialize=["layer"])
@@ -227,7 +224,7 @@ def fused(
         T=tokens,
         RING_ROWS=cache.dt_ring.shape[2],
         PLANES=scratch.causal.shape[2],
-        READ_C=_TRITON[scratch.read_c.dtype],
+        READ_C=TRITON_DTYPE[scratch.read_c.dtype],
         HAS_DT_BIAS=weights.dt_bias is not None,
         HAS_D=weights.D is not None,
         HAS_Z=z is not None,

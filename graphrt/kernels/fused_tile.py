@@ -7,6 +7,7 @@ history's part, the read-out when the state is there, the outputs, a fold where 
 
 from __future__ import annotations
 
+import torch
 import triton.language as tl
 
 from graphrt.kernels.decay import decay_over, fixed_steps, plus
@@ -35,6 +36,12 @@ from graphrt.kernels.token_rows import (
     x_columns,
     y_of,
 )
+
+TRITON_DTYPE = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
 
 
 @jit

@@ -13,6 +13,8 @@ A kernel's signal is what its consumer relies on before its own wait. precompute
 waits: of what comes before, a state update may rely only on what precompute could. conv1d signals
 after its wait: everything ahead of conv1d has completed when precompute, or fused, starts. advance,
 the state update and fused signal first thing: conv1d relies on nothing of theirs before its wait.
+single signals after its wait, as conv1d does: when the single of the next layer starts, advance and
+all layers but this one have completed, and it may rely on what they wrote.
 """
 
 from __future__ import annotations

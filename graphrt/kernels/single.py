@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -46,7 +45,7 @@ from graphrt.kernels.fragments import (
     x_layout,
 )
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_z
-from graphrt.kernels.fused_tile import fused_tile
+from graphrt.kernels.fused_tile import TRITON_DTYPE, fused_tile
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import loads_stay_ahead, zero_after_loads
@@ -65,8 +64,6 @@ from graphrt.kernels.state_tile import ask_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import FusedLaunch
 from graphrt.memory import padded_tokens, padded_window
-
-_TRITON = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def _name(specialization: Any) -> str:
@@ -363,7 +360,7 @@ def single(
         CONV_ROWS=cache.conv_ring.shape[1],
         RING_ROWS=cache.dt_ring.shape[2],
         PLANES=scratch.causal.shape[2],
-        READ_C=_TRITON[scratch.read_c.dtype],
+        READ_C=TRITON_DTYPE[scratch.read_c.dtype],
         HAS_CONV_BIAS=weights.conv_bias is not None,
         HAS_DT_BIAS=weights.dt_bias is not None,
         HAS_D=weights.D is not None,
