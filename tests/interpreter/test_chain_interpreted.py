@@ -15,11 +15,10 @@ from graphrt.kernels.tuning import (
     StateUpdateLaunch,
     lookup,
 )
-from tests.helpers.cases import Case
 from tests.helpers.checks import Mismatch
 from tests.helpers.mirror import MirroredDriver
 from tests.helpers.oracle import Perturbation
-from tests.helpers.rows import BF16, FP16, INTERPRETED_ROWS, TINY
+from tests.helpers.rows import BF16, CONVOLVING_ROWS, FP16, INTERPRETED_ROWS, TINY
 
 SMALLEST = replace(TINY, heads=1, tokens=2, launch_tokens=(1, 2), window=3, buckets=(1, 2), slots=3)
 # Blocks larger and smaller than what they cover, heads that share a program or do not.
@@ -57,6 +56,10 @@ CHAINS: dict[str, dict[str, FusedLaunch | None]] = {
     "fused": {"fused": FUSED["fused"], "single": None},
     "single": {"fused": None, "single": SINGLE["single_rows"]},
 }
+ROWS = [
+    *((name, row) for name in ("pair", "fused") for row in INTERPRETED_ROWS),
+    *(("single", row) for row in CONVOLVING_ROWS),
+]
 EACH = pytest.mark.parametrize("chosen", CHAINS.values(), ids=CHAINS)
 
 
@@ -71,12 +74,12 @@ def let_it_be(chosen: dict[str, FusedLaunch | None], monkeypatch: pytest.MonkeyP
 
 # numpy evaluates what `tl.where` then drops: softplus divides 0 by 0 where exp(dt) is lost in 1.
 @pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
-@EACH
-@pytest.mark.parametrize("case", INTERPRETED_ROWS.values(), ids=INTERPRETED_ROWS)
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{row}-{name}" for name, row in ROWS])
 def test_kernels_match_the_oracle_and_their_twins(
-    case: Case, chosen: dict[str, FusedLaunch | None], monkeypatch: pytest.MonkeyPatch
+    name: str, row: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_it_be(chosen, monkeypatch)
+    let_it_be(CHAINS[name], monkeypatch)
+    case = INTERPRETED_ROWS[row]
     report = MirroredDriver(case).run(8)
     assert report.launches == 8
 
