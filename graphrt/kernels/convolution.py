@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from graphrt.kernels.fragments import padded_taps
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.ptx import divided, exp, multiplied_and_added
 from graphrt.kernels.row_cursors import ring_row
@@ -38,7 +39,7 @@ def taps_together(
     WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TAPS: tl.constexpr, LAYOUT: tl.constexpr,
 ):  # fmt: skip
     """Return the same for channels in LAYOUT, asked for by whole rows of weights, in TAPS."""
-    ROOM: tl.constexpr = 2 if WIDTH == 2 else 4
+    ROOM: tl.constexpr = padded_taps(WIDTH)
     tap = gl.arange(0, ROOM, layout=gl.SliceLayout(0, TAPS))
     of_tap = mask[:, None] & (tap < WIDTH)[None, :]
     weights = gl.load(

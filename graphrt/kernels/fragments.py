@@ -273,16 +273,22 @@ def of_one_head_layout(warps: int) -> Any:
 
 
 @constexpr_function
-def taps_layout(channels: int, taps: int, warps: int) -> Any:
-    """Return the layout of taps [channels, taps], a channel's together, shared by all threads."""
-    each = max(channels // (32 * warps), 1)
+def padded_taps(width: int) -> int:
+    """Return a power of two that has room for the taps of a convolution: 2 or 4."""
+    return 2 if width == 2 else 4
+
+
+@constexpr_function
+def taps_layout(channels: int, width: int, warps: int) -> Any:
+    """Return the layout of taps [channels, 2 or 4], a channel's together, shared by all threads."""
+    each, taps = max(channels // (32 * warps), 1), padded_taps(width)
     return None if INTERPRETED else gl.BlockedLayout([each, taps], [32, 1], [warps, 1], [1, 0])
 
 
 @constexpr_function
-def taps_of_out_layout(rows: int, taps: int, warps: int, row_warps: int) -> Any:
-    """Return the layout of taps [rows of P, taps] by the rows that an `out_layout` has."""
-    own = rows // (8 * row_warps)
+def taps_of_out_layout(rows: int, width: int, warps: int, row_warps: int) -> Any:
+    """Return the layout of taps [rows of P, 2 or 4] by the rows that an `out_layout` has."""
+    own, taps = rows // (8 * row_warps), padded_taps(width)
     return _linear(
         [[0, tap] for tap in _powers(1, taps)] + [[p, 0] for p in _powers(1, 2 * own)],
         [[2 * own, 0], [4 * own, 0], [0, 0], [0, 0], [0, 0]],

@@ -22,10 +22,7 @@ from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
-from graphrt.kernels.fragments import (
-    of_one_head_layout,
-    vector,
-)
+from graphrt.kernels.fragments import of_one_head_layout, vector
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_tokens
 from graphrt.kernels.fused_tile import TRITON_DTYPE, fused_tile
 from graphrt.kernels.gluon import gl, jit

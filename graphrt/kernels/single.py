@@ -156,8 +156,7 @@ def _single_kernel(
     skip = gl.load(D_ptr + head).to(gl.float32) if HAS_D else 0.0
 
     # The channels of B then C, shared by all threads, and those of x where y will be.
-    TAPS: tl.constexpr = 2 if WIDTH == 2 else 4
-    OF_BC: tl.constexpr = taps_layout(2 * BLOCK_N, TAPS, WARPS)
+    OF_BC: tl.constexpr = taps_layout(2 * BLOCK_N, WIDTH, WARPS)
     both = gl.arange(0, 2 * BLOCK_N, layout=gl.SliceLayout(1, OF_BC))
     n = both % BLOCK_N
     of_bc = H * P + group * N + both // BLOCK_N * (G * N) + n
@@ -166,7 +165,7 @@ def _single_kernel(
         WIDTH, HAS_CONV_BIAS, OF_BC, gl.SliceLayout(1, OF_BC),
     )  # fmt: skip
     OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
-    OF_X: tl.constexpr = taps_of_out_layout(BLOCK_P, TAPS, WARPS, ROW_WARPS)
+    OF_X: tl.constexpr = taps_of_out_layout(BLOCK_P, WIDTH, WARPS, ROW_WARPS)
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(1, OF_X))
     x_bias, x_taps = taps_together(
         conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, head * P + p,

@@ -145,6 +145,16 @@ def test_an_entry_may_follow_a_join_by_full_edges(scene: Scene) -> None:
     assert scene.found(ENTRY) == []
 
 
+def test_what_must_come_behind_an_entry_may_not_start_beside_another_kernel(scene: Scene) -> None:
+    """What reads early what kernels before a layer wrote, where streams fork behind advance."""
+    assert scene.found(ENTRY) == []
+    behind = replace(ENTRY, behind=frozenset({"update"}))
+    assert scene.found(behind) == [
+        "3 edges into update are programmatic from conv, which it must not run beside"
+    ]
+    assert scene.found(replace(behind, entries=frozenset({"update", "conv"}))) == []
+
+
 def test_an_entry_that_was_not_compiled_to_wait_may_not_be_linked(scene: Scene) -> None:
     scene.add("conv", 0, 7, 0, 0, 0, type_=1)
     entry = replace(ENTRY, entries=frozenset({"conv"}))

@@ -4,24 +4,34 @@
     compute-sanitizer --tool memcheck python -m tools.gpu.small_chain
 
 Sizes fill no tile, so that every mask matters. Both T, padding, flushes, ring wrap-around and a
-recycled slot occur.
+recycled slot occur, with three kernels a layer, with two and with one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import torch
 
 from graphrt.cache import ReplayCache
 from graphrt.config import ChainShape, RuntimeConfig, resolve_device
+from graphrt.kernels import chain as chain_module
 from graphrt.kernels.chain import BoundChain
+from graphrt.kernels.tuning import ChainLaunch, FusedLaunch, lookup
 from graphrt.runtime import DecodeRuntime
 from graphrt.step import ChainStep
 from tools.gpu.workload import fill_inputs, random_request, random_weights
 
 LAUNCHES = 12
+CHAINS: tuple[dict[str, FusedLaunch | None], ...] = (
+    {"fused": None, "single": None},
+    {"fused": FusedLaunch(16), "single": None},
+    {"single": FusedLaunch(32, 2)},
+)
 
 
 def main() -> None:
@@ -30,7 +40,14 @@ def main() -> None:
     parser.add_argument("--device", help="default: the GPU")
     args = parser.parse_args()
     allocator = "plain" if os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING") == "1" else "caching"
-    flushes = run(resolve_device(args.device))
+    flushes = 0
+    for chosen in CHAINS:
+
+        def found(*given: Any, chosen: dict[str, Any] = chosen, **named: Any) -> ChainLaunch:
+            return replace(lookup(*given, **named), **chosen)
+
+        with mock.patch.object(chain_module, "lookup", found):
+            flushes += run(resolve_device(args.device))
     print(f"small chain done: {flushes} flushes, {allocator} allocator")
 
 
