@@ -167,9 +167,8 @@ INTERPRETED_ROWS = {name: _tiny(case) for name, case in TWIN_ROWS.items()}
 # What single does and fused, with which it shares the rest, does not: it convolves, and takes its
 # inputs as they come.
 _CONVOLVING_NAMES = (
-    *("base", "groups_4", "heads_per_group_3", "head_dim_17", "head_dim_80", "state_dim_18"),
-    *("conv_width_2", "conv_width_3", "layers_2", "tokens_1", "tokens_6", "tokens_16"),
-    *("no_z", "no_conv_bias", "in_proj_slices", "transposed", "every_second_column"),
-    *("bf16", "fp16", "bf16_fp32_weights", "bf16_fp32_dt", "all_fp16_stochastic"),
+    *("base", "heads_per_group_3", "head_dim_17", "state_dim_18", "layers_2"),
+    *("conv_width_2", "conv_width_3", "no_conv_bias", "tokens_1", "tokens_16"),
+    *("in_proj_slices", "transposed", "bf16", "bf16_fp32_weights", "all_fp16_stochastic"),
 )
 CONVOLVING_ROWS = {name: INTERPRETED_ROWS[name] for name in _CONVOLVING_NAMES}
