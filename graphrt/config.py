@@ -86,8 +86,9 @@ class ChainShape:
 class PdlLinks:
     """Which links of the chain use programmatic dependent launch, where the GPU has it (sm_90+).
 
-    ``conv1d`` is the link into it from whatever kernel comes before: advance, the layer before, or
-    one of the step's own, such as the input projection. ``precompute`` is the link conv1d →
+    ``conv1d`` is the link into it, or into the single kernel of a layer, from whatever kernel comes
+    before: advance, the layer before, or one of the step's own, such as the input projection.
+    ``precompute`` is the link conv1d →
     precompute, or the fused kernel that runs instead of it, ``state_update`` precompute → state
     update.
     """

@@ -3,6 +3,9 @@
 
 A thread has all tokens of its channels (a tuple of them, each input loaded once), or where it has
 few tokens of many channels, those that each tap meets.
+
+Loops over taps and tokens are unrolled as Triton compiles them, and grow tuples: mypy, which takes
+an empty tuple to stay empty, is told so.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def taps_of(
     for tap in tl.static_range(WIDTH):
         tap_ptrs = weight_ptr + channel * stride_channel + tap * stride_tap
         weight = tl.load(tap_ptrs, mask=mask, other=0.0).to(tl.float32)
-        taps += (weight,)  # type: ignore[assignment]  # a tuple of Triton's, unrolled
+        taps += (weight,)  # type: ignore[assignment]  # grows, unrolled
     return bias, taps
 
 
@@ -61,7 +64,7 @@ def taps_together(
     placed = ()
     for index in gl.static_range(WIDTH):
         tap = gl.convert_layout(taps[index], LAYOUT, assert_trivial=True)
-        placed += (tap,)  # type: ignore[assignment]  # as above
+        placed += (tap,)  # type: ignore[assignment]  # grows, unrolled
     taps = placed
     return gl.convert_layout(bias, LAYOUT, assert_trivial=True), taps
 
@@ -75,7 +78,7 @@ def ask_for_past_inputs(
     for index in tl.static_range(1 - WIDTH, 0):
         row = ring_row(conv_pos + index + RING_ROWS, RING_ROWS)
         token = tl.load(ring_ptrs + row * stride_ring_row, mask=mask, other=0.0)
-        seen += (token,)  # type: ignore[assignment]  # as above
+        seen += (token,)  # type: ignore[assignment]  # grows, unrolled
     return seen
 
 
@@ -85,7 +88,7 @@ def ask_for_new_inputs(xbc_ptrs, stride_token, mask, T: tl.constexpr):
     seen = ()
     for index in tl.static_range(T):
         token = tl.load(xbc_ptrs + index * stride_token, mask=mask, other=0.0)
-        seen += (token,)  # type: ignore[assignment]  # as above
+        seen += (token,)  # type: ignore[assignment]  # grows, unrolled
     return seen
 
 
@@ -104,7 +107,8 @@ def ask_for_shifted_inputs(
         met = index >= 0 if NEW else index < 0
         row = index if NEW else ring_row(first + index + ROWS, ROWS)
         row_ptrs = ptrs[None, :] + row[:, None] * stride_row
-        seen += (tl.load(row_ptrs, mask=mask & met[:, None], other=0.0),)  # type: ignore[assignment]
+        value = tl.load(row_ptrs, mask=mask & met[:, None], other=0.0)
+        seen += (value,)  # type: ignore[assignment]  # grows, unrolled
     return seen
 
 
@@ -116,7 +120,7 @@ def shifted(new, old, token, WIDTH: tl.constexpr):
         met = new[tap]
         if tap + 1 < WIDTH:
             met = tl.where((token + (tap + 1 - WIDTH) < 0)[:, None], old[tap], met)
-        seen += (met,)  # type: ignore[assignment]  # as above
+        seen += (met,)  # type: ignore[assignment]  # grows, unrolled
     return seen
 
 

@@ -11,19 +11,21 @@ import triton.language as tl
 from graphrt.kernels.fragments import (
     at_once,
     b_layout,
-    columns_from,
-    columns_of_memory,
-    columns_of_product,
     octets_layout,
-    rows_of_memory,
     rows_of_p_layout,
-    rows_of_product,
     state_layout,
     stored_at_once,
     stored_layout,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_in_bf16
+from graphrt.kernels.renames import (
+    columns_from,
+    columns_of_memory,
+    columns_of_product,
+    rows_of_memory,
+    rows_of_product,
+)
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
 from graphrt.kernels.state_tile import state_columns
 
@@ -84,7 +86,7 @@ def fold(
 
     state: as `state_tile.ask_for_state` returns it. weighted: (rows, W') fp32, x times a token's
     weight, rows and layout a product's; 0 after the history. b_past: as `b_of_history` returns it,
-    or where TURNED as `fragments.turned` does, for one warp. decay: of the state.
+    or where TURNED as `renames.turned` does, for one warp. decay: of the state.
     """
     # By half lines a launch where all slots flush takes 5 % longer. Not where the state waits in
     # registers: the exchange would want more of them.

@@ -11,20 +11,19 @@ P, of the state, B and C along N, and what it has loaded are its operands. With 
     B     [j, N]      j as x has them, half of the n of two threads      columns of a product
     y     [token, P]  token = 2t, 2t + 1, the same p as x: what x skips ahead to, and is stored as
 
-(8 where a program has 64 rows of P, 4 and 2 for 32 and 16; V is 16 bytes of state.) Rows of a
-product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`. The columns that the
-fold's product gives are numbered (i, f, t, e) where memory has (i, t, e, f): `columns_of_product`.
-Both only rename a thread's registers. The fused kernel has B in a `c_layout` when a fold wants it,
-and turns it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
+(8 where a warp has 64 rows of P, 4 and 2 for 32 and 16; V is 16 bytes of state.) A product numbers
+its rows and columns in another order than memory: `graphrt.kernels.renames`.
 
 In shared memory a state lies by loads, 32 V each, a thread's V where it takes them. It is copied
 there by lines, 8 V of a row by 8 lanes (`lines_layout`), and stored by lines (`stored_layout`): L2
 is asked for half a line as often as for a whole one.
 
 Warps of a state update share the columns of the fold, 4 V each in turn, t above standing for (warp,
-t). All else they hold and do alike: few rows are no work for many. Those of precompute share the
-heads of a program, and make the same products of C and B: here tokens t are rows, and columns are
-the tokens j of the causal matrix, which are numbered (i, t, e) where memory has (t, i, e).
+t). All else they hold and do alike: few rows are no work for many. Those of a fused kernel may
+share the rows of P instead, as many as ``row_warps`` says: p above is then of a warp's own rows,
+and what has no p they hold alike. Those of precompute share the heads of a program, and make the
+same products of C and B: here tokens t are rows, and columns are the tokens j of the causal matrix,
+which are numbered (i, t, e) where memory has (t, i, e).
 
     C     [token, N]  token = g, n = V consecutive for t                 rows of a product
     B     [j, N]      j is column g, the same n                          columns of a product
@@ -35,11 +34,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import triton.language as tl
 from triton.runtime.jit import constexpr_function
 
-from graphrt.kernels.gluon import gl, jit
-from graphrt.kernels.ptx import INTERPRETED, turned_blocks
+from graphrt.kernels.gluon import gl
+from graphrt.kernels.ptx import INTERPRETED
 
 
 @constexpr_function
@@ -337,100 +335,3 @@ def columns_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
         _alike(warps),
         [tokens, columns],
     )
-
-
-@jit
-def rows_of_product(value, ROW_WARPS: tl.constexpr = 1):
-    """Return [rows of P, K] with its rows in a product's order."""
-    ROWS: tl.constexpr = value.shape[0]
-    K: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROW_WARPS, 8, ROWS // (16 * ROW_WARPS), 2, K])
-    return gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4]), [ROWS, K])
-
-
-@jit
-def x_rows(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
-    """Return x [tokens or history, BLOCK_P] as the rows of a product."""
-    X_ROWS: tl.constexpr = gl.DotOperandLayout(0, rows_of_p_layout(WARPS, ROW_WARPS), 2)
-    rows = rows_of_product(gl.permute(x, [1, 0]), ROW_WARPS)
-    return gl.convert_layout(rows, X_ROWS, assert_trivial=True)
-
-
-@jit
-def rows_of_memory(value, ROW_WARPS: tl.constexpr = 1):
-    """Return [rows, K] of a product with its rows in the order of P."""
-    ROWS: tl.constexpr = value.shape[0]
-    K: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8, K])
-    return gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4]), [ROWS, K])
-
-
-@jit
-def columns_of_product(value, V: tl.constexpr, WARPS: tl.constexpr, TURNED: tl.constexpr):
-    """Return [rows, N] with its columns in the order of the fold's product."""
-    ROWS: tl.constexpr = value.shape[0]
-    N: tl.constexpr = value.shape[1]
-    if TURNED:
-        apart = gl.reshape(value, [ROWS, N // (4 * V), 4, V // 2, 2])
-        ordered = gl.permute(apart, [0, 1, 3, 2, 4])
-    else:
-        apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), 4 * WARPS, 2, V // 2])
-        ordered = gl.permute(apart, [0, 1, 4, 2, 3])
-    return gl.reshape(ordered, [ROWS, N])
-
-
-@jit
-def columns_of_memory(value, V: tl.constexpr, WARPS: tl.constexpr, TURNED: tl.constexpr):
-    """Return [rows, columns] of the fold's product with its columns in the order of N."""
-    ROWS: tl.constexpr = value.shape[0]
-    N: tl.constexpr = value.shape[1]
-    if TURNED:
-        apart = gl.reshape(value, [ROWS, N // (4 * V), V // 2, 4, 2])
-        ordered = gl.permute(apart, [0, 1, 3, 2, 4])
-    else:
-        apart = gl.reshape(value, [ROWS, N // (4 * V * WARPS), V // 2, 4 * WARPS, 2])
-        ordered = gl.permute(apart, [0, 1, 3, 4, 2])
-    return gl.reshape(ordered, [ROWS, N])
-
-
-@jit
-def turned(b, V: tl.constexpr):
-    """Return B [history, N], 16 bits in a `c_layout`, as the fold's product wants it.
-
-    Who holds a row of 8 x 8 elements gets a column. By name they are still the row's until they are
-    renamed: j = g and n = (i, t, r, e), where they are j = (t, e) and n = (i, g / 2, r, g % 2).
-    """
-    W: tl.constexpr = b.shape[0]
-    N: tl.constexpr = b.shape[1]
-    found = b
-    if not INTERPRETED:
-        apart = gl.reshape(turned_blocks(b), [W // 8, 4, 2, N // (4 * V), 4, V // 2, 2])
-        found = gl.reshape(gl.permute(apart, [0, 4, 6, 3, 1, 5, 2]), [W, N])
-    return found
-
-
-@jit
-def columns_from(value, FIRST: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return COLUMNS columns of [rows, N] from FIRST on, a multiple of COLUMNS."""
-    HALF: tl.constexpr = value.shape[1] // 2
-    if value.shape[1] == COLUMNS:
-        found = value
-    else:
-        apart = gl.permute(gl.reshape(value, [value.shape[0], 2, HALF]), [0, 2, 1])
-        left, right = gl.split(apart)
-        if FIRST < HALF:
-            found = columns_from(left, FIRST, COLUMNS)
-        else:
-            found = columns_from(right, FIRST - HALF, COLUMNS)
-    return found
-
-
-@jit
-def padded_rows(value, ROWS: tl.constexpr):
-    """Return [tokens, P] with zeros after the tokens: ROWS in all, as many or twice as many."""
-    if value.shape[0] == ROWS:
-        padded = value
-    else:
-        both = gl.permute(gl.join(value, gl.zeros_like(value)), [2, 0, 1])
-        padded = gl.reshape(both, [ROWS, value.shape[1]])
-    return padded

@@ -21,10 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
-from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
+from graphrt.kernels.compiled import Compiled
 from graphrt.kernels.fragments import of_one_head_layout, vector
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_tokens
-from graphrt.kernels.fused_tile import TRITON_DTYPE, fused_tile
+from graphrt.kernels.fused_tile import fused_tile, tile_constants
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import loads_stay_ahead, zero_after_loads
@@ -37,10 +37,9 @@ from graphrt.kernels.row_cursors import (
     SLOT,
     row_cursor,
 )
-from graphrt.kernels.state_tile import ask_for_state, where_it_waits
+from graphrt.kernels.state_tile import ask_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import FusedLaunch
-from graphrt.memory import padded_tokens, padded_window
 
 
 @jit(do_not_specialize=["layer"])
@@ -184,10 +183,11 @@ def fused(
     """
     rows, tokens = out.shape[:2]
     z = inputs.z
-    block = launch.block_head_dim
-    element = cache.state.element_size()
-    in_shared, warps, row_warps = where_it_waits(launch, shape.state_dim, element, tokens)
-    grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
+    grid = (shape.heads * triton.cdiv(shape.head_dim, launch.block_head_dim), rows)
+    constants = tile_constants(
+        tokens, z, weights, cache, scratch, shape=shape, window=window, stochastic=stochastic,
+        launch=launch,
+    )  # fmt: skip
     return _fused_kernel[grid](
         scratch.conv_out,
         inputs.dt,
@@ -214,29 +214,8 @@ def fused(
         *out.stride(),
         shape.dt_min,
         shape.dt_max,
-        H=shape.heads,
-        P=shape.head_dim,
-        N=shape.state_dim,
-        G=shape.groups,
-        T=tokens,
-        RING_ROWS=cache.dt_ring.shape[2],
-        PLANES=scratch.causal.shape[2],
-        READ_C=TRITON_DTYPE[scratch.read_c.dtype],
-        HAS_DT_BIAS=weights.dt_bias is not None,
-        HAS_D=weights.D is not None,
-        HAS_Z=z is not None,
-        STOCHASTIC=stochastic,
         WAIT=links.precompute,
         SIGNAL=links.conv1d,
-        IN_SHARED=in_shared,
-        BLOCK_P=block,
-        BLOCK_T=padded_tokens(tokens),
-        BLOCK_W=padded_window(window),
-        BLOCK_N=triton.next_power_of_2(shape.state_dim),
-        WARPS=warps,
-        ROW_WARPS=row_warps,
-        num_warps=warps,
-        maxnreg=launch.max_registers,
         launch_pdl=links.precompute,
-        **NO_CONTRACTION,
+        **constants,
     )

@@ -7,9 +7,15 @@ history's part, the read-out when the state is there, the outputs, a fold where 
 
 from __future__ import annotations
 
-import torch
-import triton.language as tl
+from typing import Any
 
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from graphrt.config import ChainShape
+from graphrt.kernels.compiled import NO_CONTRACTION
 from graphrt.kernels.decay import decay_over, fixed_steps, plus
 from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import (
@@ -17,18 +23,17 @@ from graphrt.kernels.fragments import (
     causal_layout,
     of_one_head_layout,
     out_layout,
-    padded_rows,
-    turned,
     x_layout,
-    x_rows,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.precompute import softplus
 from graphrt.kernels.products import into_range_in_pairs
 from graphrt.kernels.ptx import exp
 from graphrt.kernels.read_out import read_out_by_token
+from graphrt.kernels.renames import padded_rows, turned, x_rows
 from graphrt.kernels.row_cursors import ring_row
-from graphrt.kernels.state_tile import wait_for_state
+from graphrt.kernels.state_tile import wait_for_state, where_it_waits
+from graphrt.kernels.tensors import LayerCache, LayerWeights, Scratch
 from graphrt.kernels.token_rows import (
     causal_times_x,
     of_tokens,
@@ -36,12 +41,10 @@ from graphrt.kernels.token_rows import (
     x_columns,
     y_of,
 )
+from graphrt.kernels.tuning import FusedLaunch
+from graphrt.memory import padded_tokens, padded_window
 
-TRITON_DTYPE = {
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
+_TRITON = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @jit
@@ -182,3 +185,45 @@ def _at_tokens(value, LAYOUT: tl.constexpr):
 def _at_columns(value, LAYOUT: tl.constexpr):
     """Return [columns] for every token of what is in ``LAYOUT``."""
     return gl.convert_layout(value, gl.SliceLayout(0, LAYOUT))[None, :]
+
+
+def tile_constants(
+    tokens: int,
+    z: Tensor | None,
+    weights: LayerWeights,
+    cache: LayerCache,
+    scratch: Scratch,
+    *,
+    shape: ChainShape,
+    window: int,
+    stochastic: bool,
+    launch: FusedLaunch,
+) -> dict[str, Any]:
+    """Return the constants, and the options of a launch, that both fused kernels have."""
+    in_shared, warps, row_warps = where_it_waits(
+        launch, shape.state_dim, cache.state.element_size(), tokens
+    )
+    return {
+        "H": shape.heads,
+        "P": shape.head_dim,
+        "N": shape.state_dim,
+        "G": shape.groups,
+        "T": tokens,
+        "RING_ROWS": cache.dt_ring.shape[2],
+        "PLANES": scratch.causal.shape[2],
+        "READ_C": _TRITON[scratch.read_c.dtype],
+        "HAS_DT_BIAS": weights.dt_bias is not None,
+        "HAS_D": weights.D is not None,
+        "HAS_Z": z is not None,
+        "STOCHASTIC": stochastic,
+        "IN_SHARED": in_shared,
+        "BLOCK_P": launch.block_head_dim,
+        "BLOCK_T": padded_tokens(tokens),
+        "BLOCK_W": padded_window(window),
+        "BLOCK_N": triton.next_power_of_2(shape.state_dim),
+        "WARPS": warps,
+        "ROW_WARPS": row_warps,
+        "num_warps": warps,
+        "maxnreg": launch.max_registers,
+        **NO_CONTRACTION,
+    }

@@ -5,15 +5,10 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import (
-    at_once,
-    columns_from,
-    columns_of_p_layout,
-    product_layout,
-    rows_of_product,
-)
+from graphrt.kernels.fragments import at_once, columns_of_p_layout, product_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_apart
+from graphrt.kernels.renames import columns_from, rows_of_product
 from graphrt.kernels.state_tile import state_columns
 from graphrt.kernels.token_rows import state_columns_of, token_rows
 

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from graphrt.config import ChainShape, PdlLinks
-from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
+from graphrt.kernels.compiled import Compiled
 from graphrt.kernels.convolution import (
     append_inputs,
     ask_for_new_inputs,
@@ -36,7 +36,6 @@ from graphrt.kernels.convolution import (
 )
 from graphrt.kernels.fragments import (
     c_layout,
-    columns_from,
     of_one_head_layout,
     out_layout,
     taps_layout,
@@ -45,10 +44,11 @@ from graphrt.kernels.fragments import (
     x_layout,
 )
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_z
-from graphrt.kernels.fused_tile import TRITON_DTYPE, fused_tile
+from graphrt.kernels.fused_tile import fused_tile, tile_constants
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import loads_stay_ahead, zero_after_loads
+from graphrt.kernels.renames import columns_from
 from graphrt.kernels.row_cursors import (
     CONV_POS,
     FLUSHED,
@@ -60,10 +60,9 @@ from graphrt.kernels.row_cursors import (
     ring_row,
     row_cursor,
 )
-from graphrt.kernels.state_tile import ask_for_state, where_it_waits
+from graphrt.kernels.state_tile import ask_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import FusedLaunch
-from graphrt.memory import padded_tokens, padded_window
 
 
 def _name(specialization: Any) -> str:
@@ -315,10 +314,11 @@ def single(
     """
     rows, tokens = out.shape[:2]
     z = inputs.z
-    block = launch.block_head_dim
-    element = cache.state.element_size()
-    in_shared, warps, row_warps = where_it_waits(launch, shape.state_dim, element, tokens)
-    grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
+    grid = (shape.heads * triton.cdiv(shape.head_dim, launch.block_head_dim), rows)
+    constants = tile_constants(
+        tokens, z, weights, cache, scratch, shape=shape, window=window, stochastic=stochastic,
+        launch=launch,
+    )  # fmt: skip
     return _single_kernel[grid](
         inputs.xbc,
         weights.conv_weight,
@@ -350,33 +350,12 @@ def single(
         *out.stride(),
         shape.dt_min,
         shape.dt_max,
-        H=shape.heads,
-        P=shape.head_dim,
-        N=shape.state_dim,
-        G=shape.groups,
-        T=tokens,
         WIDTH=weights.conv_weight.shape[1],
         CONV_ROWS=cache.conv_ring.shape[1],
-        RING_ROWS=cache.dt_ring.shape[2],
-        PLANES=scratch.causal.shape[2],
-        READ_C=TRITON_DTYPE[scratch.read_c.dtype],
         HAS_CONV_BIAS=weights.conv_bias is not None,
-        HAS_DT_BIAS=weights.dt_bias is not None,
-        HAS_D=weights.D is not None,
-        HAS_Z=z is not None,
-        STOCHASTIC=stochastic,
         WAIT=links.conv1d,
         SIGNAL=links.conv1d,
         BEHIND=behind and links.conv1d,
-        IN_SHARED=in_shared,
-        BLOCK_P=block,
-        BLOCK_T=padded_tokens(tokens),
-        BLOCK_W=padded_window(window),
-        BLOCK_N=triton.next_power_of_2(shape.state_dim),
-        WARPS=warps,
-        ROW_WARPS=row_warps,
-        num_warps=warps,
-        maxnreg=launch.max_registers,
         launch_pdl=links.conv1d,
-        **NO_CONTRACTION,
+        **constants,
     )

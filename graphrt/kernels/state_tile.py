@@ -11,14 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from graphrt.kernels.fragments import (
-    columns_from,
-    lines_layout,
-    most_warps,
-    slots_layout,
-    state_layout,
-)
+from graphrt.kernels.fragments import lines_layout, most_warps, slots_layout, state_layout
 from graphrt.kernels.gluon import fetch, fetched, gl, jit, part
+from graphrt.kernels.renames import columns_from
 from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
 
 

@@ -22,21 +22,13 @@ from torch import Tensor
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.fold import b_of_history, fold
-from graphrt.kernels.fragments import (
-    c_layout,
-    causal_layout,
-    padded_rows,
-    product_layout,
-    rows_of_memory,
-    vector,
-    x_layout,
-    x_rows,
-)
+from graphrt.kernels.fragments import c_layout, causal_layout, product_layout, vector, x_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.products import product
 from graphrt.kernels.ptx import exp, loads_stay_ahead
 from graphrt.kernels.read_out import read_out
+from graphrt.kernels.renames import padded_rows, rows_of_memory, x_rows
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import columns_of_p_layout, padded_rows, whole_product_layout
+from graphrt.kernels.fragments import columns_of_p_layout, whole_product_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product
+from graphrt.kernels.renames import padded_rows
 
 
 @jit

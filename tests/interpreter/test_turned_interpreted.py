@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import TensorHandle
 
-from graphrt.kernels import fragments
-from graphrt.kernels.fragments import turned
+from graphrt.kernels import renames
+from graphrt.kernels.renames import turned
 
 
 @triton.jit
@@ -50,12 +50,12 @@ def movmatrix(value: Any, v: int) -> Any:
 def test_an_element_keeps_its_name(
     window: int, state_dim: int, v: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fragments, "INTERPRETED", tl.constexpr(False))
-    monkeypatch.setattr(fragments, "turned_blocks", lambda b: movmatrix(b, v))
+    monkeypatch.setattr(renames, "INTERPRETED", tl.constexpr(False))
+    monkeypatch.setattr(renames, "turned_blocks", lambda b: movmatrix(b, v))
     b = torch.randperm(window * state_dim).view(window, state_dim).to(torch.int16)
     out = torch.zeros_like(b)
     _turn[(1,)](b, out, W=window, N=state_dim, V=v)
     assert torch.equal(out, b)
-    monkeypatch.setattr(fragments, "turned_blocks", lambda b: b)
+    monkeypatch.setattr(renames, "turned_blocks", lambda b: b)
     _turn[(1,)](b, out, W=window, N=state_dim, V=v)
     assert not torch.equal(out, b), "nothing was renamed"

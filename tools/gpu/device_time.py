@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """device_time: microseconds that launches of the chain take on the device.
 
-What is launched: advance, then conv1d and the pair, or fused, of every layer, then one kernel that
-accepts the counts (1 … T tokens, spread evenly over the rows), so that flushes come as often as
-they would. Inputs are random, outputs are finite, or the section fails.
+What is launched: advance, then of every layer conv1d and the pair, or fused, or single, then one
+kernel that accepts the counts (1 … T tokens, spread evenly over the rows), so that flushes come as
+often as they would. Inputs are random, outputs are finite, or the section fails.
 
     many layers, cold            one launch at a time, all of L2 overwritten before each
     many layers, back to back    what the launch before left in L2 is found there
