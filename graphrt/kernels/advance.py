@@ -20,12 +20,13 @@ from graphrt.kernels.row_cursors import (
     CONV_POS,
     FLUSHED,
     HELD,
-    ORDERED,
+    MIXED,
     RAND_SEED,
     RING_START,
     ROW,
     SLOT,
     UNUSED,
+    mixed_place,
 )
 from graphrt.kernels.tensors import Cursors
 
@@ -63,8 +64,13 @@ def _advance_kernel(
     BLOCK: tl.constexpr,
 ):
     signal_consumer(SIGNAL)
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    slot = tl.load(slot_ids_ptr + row, mask=row < rows, other=-1)
+    # The last program has the last BLOCK rows, the first has what is left over.
+    behind = tl.num_programs(0) - 1 - tl.program_id(0)
+    end = rows - behind * BLOCK
+    first_row = tl.maximum(end - BLOCK, 0)
+    row = first_row + tl.arange(0, BLOCK)
+    is_row = row < end
+    slot = tl.load(slot_ids_ptr + row, mask=is_row, other=-1)
     live = slot >= 0
 
     # Around L1: programs on other multiprocessors write other slots of the same lines, and kernels
@@ -95,10 +101,8 @@ def _advance_kernel(
     tl.store(flushed_ptr + slot, flushed, mask=live)
     tl.store(rand_seed_ptr + slot, seed, mask=live)
 
-    is_row = row < rows
-    early = (live & (flushed != 0) & (rows <= BLOCK)).to(tl.int32)
-    place = tl.cumsum(early, 0)  # of the early ones up to here
-    line = tl.where(early != 0, place - 1, row + tl.sum(early, 0) - place)
+    flushes = live & (flushed != 0)
+    line = first_row + mixed_place(flushes, row - first_row, end - first_row, behind == 0)
     row_ptrs = row_cursors_ptr + line * COLUMNS
     tl.store(row_ptrs + SLOT, slot, mask=is_row)
     tl.store(row_ptrs + HELD, tl.where(live, held, 0), mask=is_row)
@@ -131,7 +135,7 @@ def advance(
     """
     rows = slot_ids.shape[0]
     # The rows of a single warp are put in order without a barrier.
-    block = _ROWS_OF_A_WARP if rows <= _ROWS_OF_A_WARP else ORDERED
+    block = _ROWS_OF_A_WARP if rows <= _ROWS_OF_A_WARP else MIXED
     return _advance_kernel[(triton.cdiv(rows, block),)](
         slot_ids,
         cursors.held,

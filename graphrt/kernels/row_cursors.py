@@ -5,12 +5,15 @@ The cursors by slot are the truth between launches. What the stages need of them
 their loads are independent, where ``slot_ids`` first and then a cursor at that slot are two trips
 to memory, one after the other.
 
-Lines lie in the order in which programs take them. In a launch of at most `ORDERED` rows those that
-flush come first: their programs run longest, and what starts last decides when a launch ends. In
-larger ones the end matters less than that reads and writes are mixed all along.
+Lines lie in the order in which programs take them. Of every `MIXED` rows, counted from a launch's
+end, those that flush are spread evenly among the others: reads and writes are best mixed all along.
+They run longest, and what starts last decides when a launch ends: `LAST` that do not flush end it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 import triton
@@ -30,8 +33,8 @@ RAND_SEED = tl.constexpr(5)
 ROW = tl.constexpr(6)
 # The rest is 0, so that a line is written whole: memory need not be read to complete it.
 UNUSED = tl.constexpr(7)
-ORDERED = 64
-"""Rows of a launch up to which those that flush come first, by the H200's times."""
+MIXED = 64
+LAST = tl.constexpr(24)  # both by the H200's times
 
 _BY_COLUMN = {
     HELD.value: "held",
@@ -46,6 +49,23 @@ _BY_COLUMN = {
 def row_cursor(row_cursors_ptr, line, COLUMN: tl.constexpr):
     """Return one column of a line, int64. Where its row is padding the slot is -1, cursors 0."""
     return tl.load(row_cursors_ptr + line * COLUMNS + COLUMN)
+
+
+@triton.jit
+def mixed_place(flushes, index, rows, is_end):
+    """Return the line of each of ``rows`` rows that are mixed, numbered by ``index``.
+
+    The k-th of F that flush comes at (2k + 1) / F of the way, the k-th of M that are mixed with
+    them at (2k + 1) / M, behind those that flush at the same place.
+    """
+    flushing = tl.sum(flushes.to(tl.int32), 0)
+    flush = tl.cumsum(flushes.to(tl.int32), 0) - flushes
+    stay = index - flush
+    mixed = tl.maximum(rows - flushing - tl.where(is_end, LAST, 0), 0)
+    staying_before = ((2 * flush + 1) * mixed + flushing - 1) // (2 * tl.maximum(flushing, 1))
+    flushing_before = ((2 * stay + 1) * flushing + mixed) // (2 * tl.maximum(mixed, 1))
+    flushing_before = tl.where(stay < mixed, flushing_before, flushing)
+    return tl.where(flushes, flush + staying_before, stay + flushing_before)
 
 
 @triton.jit
@@ -64,14 +84,29 @@ def fill_row_cursors(row_cursors: Tensor, slot_ids: Tensor, cursors: Cursors) ->
     for its twin and for who runs stages without it.
     """
     live, at = slot_ids >= 0, slot_ids.clamp(min=0).long()
-    first = live & cursors.flushed[at].bool() & (len(slot_ids) <= ORDERED)
-    order = torch.argsort(~first, stable=True)
+    order = mixed_order((live & cursors.flushed[at].bool()).tolist()).to(at.device)
     clear_row_cursors(row_cursors)
     row_cursors[:, SLOT.value] = slot_ids[order]
     row_cursors[:, ROW.value] = order
     for column, name in _BY_COLUMN.items():
         value = getattr(cursors, name)[at]
         row_cursors[:, column] = torch.where(live, value, torch.zeros_like(value))[order]
+
+
+def mixed_order(flushes: Sequence[bool]) -> Tensor:
+    """Return the row of each line, int64, of a launch whose rows flush or do not."""
+    order: list[int] = []
+    end = len(flushes)
+    while end > 0:
+        rows = range(max(end - MIXED, 0), end)
+        flushing = [row for row in rows if flushes[row]]
+        staying = [row for row in rows if not flushes[row]]
+        mixed = max(len(staying) - LAST.value, 0) if end == len(flushes) else len(staying)
+        spread = [(Fraction(2 * k + 1, len(flushing)), 0, row) for k, row in enumerate(flushing)]
+        spread += [(Fraction(2 * k + 1, mixed), 1, row) for k, row in enumerate(staying[:mixed])]
+        order = [row for *_, row in sorted(spread)] + staying[mixed:] + order
+        end = rows.start
+    return torch.tensor(order, dtype=torch.int64)
 
 
 def clear_row_cursors(row_cursors: Tensor) -> None:

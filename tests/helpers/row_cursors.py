@@ -14,7 +14,7 @@ from graphrt.kernels.chain import BoundChain
 from tests.helpers.cases import BASE, Case
 from tests.helpers.contents import WILD
 
-# Rows of a launch: of a warp of advance, of a program, of several, which leave them as they come.
+# Rows of a launch: of a warp of advance, of a program, of several.
 COUNTS = (32, 33, 64, 65, 200, 600)
 MANY = replace(BASE, slots=700, buckets=COUNTS, window=BASE.tokens + 2)  # 3 and 4 held: a flush
 # Slots by row, launch after launch: fewer live rows than before, then padding alone; rows that
@@ -87,11 +87,28 @@ def advanced_many(device: torch.device | str, count: int) -> tuple[Tensor, Tenso
         places = [held, 0, flushes, 0, slot * 2**40 + 1] if slot >= 0 else [0] * 5
         lines.append([slot, *places, row, 0])
     assert in_order(lines) != lines
-    if count <= 64:
-        lines = in_order(lines)
-    return rows, torch.tensor(lines, dtype=rows.dtype, device=rows.device)
+    return rows, torch.tensor(in_order(lines), dtype=rows.dtype, device=rows.device)
 
 
 def in_order(lines: list[list[int]]) -> list[list[int]]:
-    """Return the lines of a small launch as advance puts them: those that flush come first."""
-    return [line for line in lines if line[3]] + [line for line in lines if not line[3]]
+    """Return a launch's lines as advance puts them: of every 64, the two kinds evenly mixed.
+
+    24 that do not flush are left for the end of the launch.
+    """
+    ordered: list[list[int]] = []
+    while lines:
+        lines, block = lines[:-64], lines[-64:]
+        flushing = [line for line in block if line[3]]
+        staying = [line for line in block if not line[3]]
+        at_the_end = staying[-24:] if not ordered else []
+        staying = staying[: len(staying) - len(at_the_end)]
+        whole = (len(flushing), len(staying))
+        merged = []
+        while flushing or staying:
+            taken = (whole[0] - len(flushing), whole[1] - len(staying))
+            flush_is_due = (2 * taken[0] + 1) * whole[1] <= (2 * taken[1] + 1) * whole[0]
+            merged.append(
+                (flushing if flushing and (flush_is_due or not staying) else staying).pop(0)
+            )
+        ordered = merged + at_the_end + ordered
+    return ordered
