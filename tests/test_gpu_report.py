@@ -73,8 +73,16 @@ def test_the_figures_are_all_there(report: dict[str, Any]) -> None:
     assert all(("cold_us" in timing) == (timing["layers"] == 2) for timing in timings)
     assert all(0 <= timing["flush_share"] <= 1 for timing in timings)
     empty = sections["device_time"]["empty"]
-    assert [one["pdl"] for one in empty] == [True, False]
+    assert [(one["when"], one["pdl"]) for one in empty] == [
+        ("first", True),
+        ("later", False),
+        ("beside", True),
+        ("beside", True),
+    ]
     assert all(one["cold_us"] > 0 and one["back_to_back_us"] > 0 for one in empty)
+    others = sections["device_time"]["other_states"]
+    assert [one["state_dtype"] for one in others] == ["float16", "float32"]
+    assert all(one["cold_us"] > 0 and one["rounding"] == "nearest" for one in others)
     runs = sections["demo"]["runs"]
     assert [(run["batch"], run["tokens"]) for run in runs] == [(1, 6), (1, 1), (8, 6), (8, 1)]
     assert all(run["tokens_per_second"] > 0 for run in runs)

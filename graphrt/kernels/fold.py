@@ -11,11 +11,10 @@ import triton.language as tl
 from graphrt.kernels.fragments import (
     at_once,
     b_layout,
+    folded_at_once,
     octets_layout,
     rows_of_p_layout,
     state_layout,
-    stored_at_once,
-    stored_layout,
 )
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_in_bf16
@@ -24,10 +23,9 @@ from graphrt.kernels.renames import (
     columns_of_memory,
     columns_of_product,
     rows_of_memory,
-    rows_of_product,
 )
 from graphrt.kernels.rounding import round_stochastic, stochastic_words
-from graphrt.kernels.state_tile import state_columns
+from graphrt.kernels.state_tile import put_columns, state_columns, store_state
 
 
 @jit
@@ -88,24 +86,25 @@ def fold(
     weight, rows and layout a product's; 0 after the history. b_past: as `b_of_history` returns it,
     or where TURNED as `renames.turned` does, for one warp. decay: of the state.
     """
-    # By half lines a launch where all slots flush takes 5 % longer. Not where the state waits in
-    # registers: the exchange would want more of them.
+    # By half lines a launch where all slots flush takes 5 % longer.
     BY_LINES: tl.constexpr = IN_SHARED and WARPS == 1
-    COLUMNS: tl.constexpr = stored_at_once(BLOCK_N, V, WARPS // ROW_WARPS, BY_LINES)
-    STORED: tl.constexpr = stored_layout(ROWS, COLUMNS, V, WARPS, BY_LINES, ROW_WARPS)
-    p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STORED))
+    COLUMNS: tl.constexpr = folded_at_once(BLOCK_N, V, WARPS // ROW_WARPS, BY_LINES)
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS)
+    p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STATE))
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        stored = _folded(
+        folded = _folded(
             state, weighted, b_past, decay, seed, first_octet + first_row * ((N + 7) // 8), layer,
             N, STOCHASTIC, FIRST, COLUMNS, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED,
             state_ptr.dtype.element_ty, ROW_WARPS,
         )  # fmt: skip
-        n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STORED))
-        gl.store(
-            state_ptr + p[:, None] * N + n[None, :],
-            gl.convert_layout(stored, STORED),
-            mask=(p < P)[:, None] & (n < N)[None, :],
-        )
+        if BY_LINES:
+            put_columns(state, folded, FIRST, V)
+        else:
+            n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STATE))
+            mask = (p < P)[:, None] & (n < N)[None, :]
+            gl.store(state_ptr + p[:, None] * N + n[None, :], folded, mask=mask)
+    if BY_LINES:
+        store_state(state, state_ptr, first_row, P, N, ROWS, BLOCK_N, V)
 
 
 @jit
@@ -144,13 +143,13 @@ def _folded(
             assert_trivial=True,
         )
         old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED)
-        zero = gl.zeros([ROWS, COLUMNS], gl.float32, PRODUCT)
+        zero = gl.zeros([max(ROWS, 16 * ROW_WARPS), COLUMNS], gl.float32, PRODUCT)
         added = product_in_bf16(weighted, b, zero, PARTS)
-        old = columns_of_product(rows_of_product(old, ROW_WARPS), V, COLUMN_WARPS, TURNED)
-        old = gl.convert_layout(old, PRODUCT, assert_trivial=True)
-        folded = old.to(gl.float32) * decay + added
-        folded = rows_of_memory(columns_of_memory(folded, V, COLUMN_WARPS, TURNED), ROW_WARPS)
-        folded = gl.convert_layout(folded, STATE, assert_trivial=True)
+        added = columns_of_memory(added, V, COLUMN_WARPS, TURNED)
+        added = rows_of_memory(added, ROWS, ROW_WARPS)
+        added = gl.convert_layout(added, STATE, assert_trivial=True)
+        old = gl.convert_layout(old, STATE, assert_trivial=True)
+        folded = gl.fma(old.to(gl.float32), decay, added)
         if STOCHASTIC:
             octet = first_octet + FIRST // 8
             stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, ROW_WARPS, DTYPE)

@@ -11,12 +11,12 @@ P, of the state, B and C along N, and what it has loaded are its operands. With 
     B     [j, N]      j as x has them, half of the n of two threads      columns of a product
     y     [token, P]  token = 2t, 2t + 1, the same p as x: what x skips ahead to, and is stored as
 
-(8 where a warp has 64 rows of P, 4 and 2 for 32 and 16; V is 16 bytes of state.) A product numbers
-its rows and columns in another order than memory: `graphrt.kernels.renames`.
+(8 where a warp has 64 rows of P, 4, 2 and 1 for 32, 16 and 8; V is 16 bytes of state.) A product
+numbers its rows and columns in another order than memory: `graphrt.kernels.renames`.
 
 In shared memory a state lies by loads, 32 V each, a thread's V where it takes them. It is copied
-there by lines, 8 V of a row by 8 lanes (`lines_layout`), and stored by lines (`stored_layout`): L2
-is asked for half a line as often as for a whole one.
+there, and from there stored, by lines, 8 V of a row by 8 lanes (`lines_layout`): L2 is asked for
+half a line as often as for a whole one.
 
 Warps of a state update share the columns of the fold, 4 V each in turn, t above standing for (warp,
 t). All else they hold and do alike: few rows are no work for many. Those of a fused kernel may
@@ -59,6 +59,23 @@ def vector(columns: int, bits: int) -> int:
 def at_once(columns: int, warps: int) -> int:
     """Return how many columns of N a program works on at a time: 32 a warp keep it busy."""
     return min(columns, 32 * warps)
+
+
+@constexpr_function
+def multiplied_at_once(columns: int, v: int) -> int:
+    """Return how many columns of N a product over N takes: V of each of 4 threads, or its least.
+
+    Then two registers that lie together are an operand; of more columns they would have to be
+    brought together.
+    """
+    return min(columns, max(4 * v, 16))
+
+
+@constexpr_function
+def folded_at_once(columns: int, v: int, warps: int, by_lines: bool) -> int:
+    """Return how many columns of N a fold keeps at a time: ``by_lines`` 8 V of a row or more."""
+    worked_on: int = at_once(columns, warps)
+    return max(worked_on, 8 * v) if by_lines else worked_on
 
 
 @constexpr_function
@@ -173,31 +190,6 @@ def lines_layout(loads: int, own: int, v: int, warps: int) -> Any:
         [[0, v], [0, 2 * v], [own, 0], [0, 4 * v], [0, 8 * v]],
         rest[:shared],
         [loads, 32 * v],
-    )
-
-
-@constexpr_function
-def stored_at_once(columns: int, v: int, warps: int, by_lines: bool) -> int:
-    """Return how many columns of N are stored at a time: ``by_lines`` 8 V of a row or more."""
-    worked_on: int = at_once(columns, warps)
-    return max(worked_on, 8 * v) if by_lines else worked_on
-
-
-@constexpr_function
-def stored_layout(
-    rows: int, columns: int, v: int, warps: int, by_lines: bool, row_warps: int = 1
-) -> Any:
-    """Return the layout in which a tile [rows of P, N] is stored: ``by_lines`` that of one warp."""
-    if not by_lines:
-        return state_layout(rows, columns, v, warps, False, row_warps)
-    own = rows // 8
-    return _linear(
-        [[0, n] for n in _powers(1, v)]
-        + [[p, 0] for p in _powers(1, 2 * own)]
-        + [[0, n] for n in _powers(8 * v, columns)],
-        [[0, v], [0, 2 * v], [0, 4 * v], [2 * own, 0], [4 * own, 0]],
-        [],
-        [rows, columns],
     )
 
 

@@ -224,6 +224,5 @@ def tile_constants(
         "WARPS": warps,
         "ROW_WARPS": row_warps,
         "num_warps": warps,
-        "maxnreg": launch.max_registers,
         **NO_CONTRACTION,
     }

@@ -5,7 +5,7 @@ Under Triton's interpreter, which has no threads, the same kernel source runs as
 says where a value is, never what it is, so it may be left out.
 
 Shared memory is used for what is fetched: `fetch` starts a copy, `fetched` waits for it and for all
-warps', `part` takes some rows.
+warps', `part` takes some rows, `put` changes some.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import triton
 import triton.language as tl
 from triton.experimental import gluon
@@ -65,8 +66,10 @@ class _Interpreted:
 
 
 def _interpreted_mma(a: Any, b: Any, acc: Any, input_precision: str | None = None) -> Any:
-    # The interpreter multiplies bf16 operands as raw integers: give it fp32 ones.
-    return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
+    # In fp64, rounded once: numpy's fp32 sums differ in their last bit with the number of rows.
+    left, right = (operand.to(tl.float32).handle.data.astype(np.float64) for operand in (a, b))
+    total = (left @ right + acc.handle.data).astype(np.float32)
+    return tl.tensor(TensorHandle(total, acc.handle.dtype), acc.type)
 
 
 def _interpreted_fetch(memory: list[Any], pointers: Any, mask: Any) -> None:
@@ -84,10 +87,18 @@ def _interpreted_part(memory: list[Any], first: int, count: int, layout: Any) ->
     return tl.tensor(handle, tl.block_type(whole.dtype, list(rows.shape)))
 
 
+def _interpreted_put(memory: list[Any], first: int, rows: Any) -> None:
+    (whole,) = memory
+    changed = whole.handle.data.copy()
+    changed[int(first) : int(first) + rows.shape[0]] = rows.handle.data
+    memory[:] = [tl.tensor(TensorHandle(changed, whole.handle.dtype), whole.type)]
+
+
 if INTERPRETED:
     gl: Any = _Interpreted()
     jit, mma = triton.jit, _interpreted_mma
-    fetch, fetched, part = _interpreted_fetch, _interpreted_fetched, _interpreted_part
+    fetch, fetched = _interpreted_fetch, _interpreted_fetched
+    part, put = _interpreted_part, _interpreted_put
 else:
     gl, jit, mma = language, gluon.jit, mma_v2
 
@@ -106,3 +117,8 @@ else:
     def part(memory, FIRST: tl.constexpr, COUNT: tl.constexpr, LAYOUT: tl.constexpr):
         """Return COUNT rows of shared memory from FIRST on."""
         return memory.slice(FIRST, COUNT).load(LAYOUT)
+
+    @jit
+    def put(memory, FIRST: tl.constexpr, rows):
+        """Put rows into shared memory, from FIRST on."""
+        memory.slice(FIRST, rows.shape[0]).store(rows)

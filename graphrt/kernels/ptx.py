@@ -74,15 +74,18 @@ def ask_for_in_l2(pointer, size):
 
 
 @triton.jit
-def in_pairs_larger(a, b):
-    """Return the larger magnitude of each element of two bf16 tensors, two at a time."""
+def in_pairs_magnitude(value):
+    """Return the magnitude of bf16 ``value``, two elements at a time."""
     return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 a, b;
-        abs.bf16x2 a, $1;
-        abs.bf16x2 b, $2;
-        max.bf16x2 $0, a, b;
-        }""",
+        "abs.bf16x2 $0, $1;", "=r,r", [value], tl.bfloat16, is_pure=True, pack=2
+    )
+
+
+@triton.jit
+def in_pairs_larger(a, b):
+    """Return the larger of each element of two bf16 tensors, two at a time."""
+    return tl.inline_asm_elementwise(
+        "max.bf16x2 $0, $1, $2;",
         "=r,r,r",
         [a, b],
         tl.bfloat16,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import at_once, columns_of_p_layout, product_layout
+from graphrt.kernels.fragments import columns_of_p_layout, multiplied_at_once, product_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product_apart
 from graphrt.kernels.renames import columns_from, rows_of_product
@@ -29,7 +29,7 @@ def read_out(
 
     state: as `state_tile.ask_for_state` returns it. c: [BLOCK_T, BLOCK_N].
     """
-    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
+    COLUMNS: tl.constexpr = multiplied_at_once(BLOCK_N, V)
     PRODUCT: tl.constexpr = product_layout(WARPS)
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
         rows = rows_of_product(
@@ -54,7 +54,7 @@ def read_out_by_token(
 
     zero: added to the 0 that the products start from. state: as in `read_out`.
     """
-    COLUMNS: tl.constexpr = at_once(BLOCK_N, 1)
+    COLUMNS: tl.constexpr = multiplied_at_once(BLOCK_N, V)
     high = gl.zeros([16, ROWS], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS)) + zero
     low = high
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):

@@ -20,11 +20,16 @@ from graphrt.kernels.ptx import INTERPRETED, turned_blocks
 
 @jit
 def rows_of_product(value, ROW_WARPS: tl.constexpr = 1):
-    """Return [rows of P, K] with its rows in a product's order."""
+    """Return [rows of P, K] with its rows in a product's order; 8 of a warp are followed by 0."""
     ROWS: tl.constexpr = value.shape[0]
     K: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROW_WARPS, 8, ROWS // (16 * ROW_WARPS), 2, K])
-    return gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4]), [ROWS, K])
+    if ROWS == 8 * ROW_WARPS:
+        both = gl.reshape(gl.join(value, gl.zeros_like(value)), [ROW_WARPS, 8, K, 2])
+        found = gl.reshape(gl.permute(both, [0, 3, 1, 2]), [2 * ROWS, K])
+    else:
+        apart = gl.reshape(value, [ROW_WARPS, 8, ROWS // (16 * ROW_WARPS), 2, K])
+        found = gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4]), [ROWS, K])
+    return found
 
 
 @jit
@@ -36,12 +41,17 @@ def x_rows(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
 
 
 @jit
-def rows_of_memory(value, ROW_WARPS: tl.constexpr = 1):
-    """Return [rows, K] of a product with its rows in the order of P."""
-    ROWS: tl.constexpr = value.shape[0]
+def rows_of_memory(value, ROWS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
+    """Return the ROWS of P that a product [rows, K] has, in the order of memory."""
     K: tl.constexpr = value.shape[1]
-    apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8, K])
-    return gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4]), [ROWS, K])
+    if ROWS == 8 * ROW_WARPS:
+        apart = gl.reshape(value, [ROW_WARPS, 2, 8, K])
+        first, _ = gl.split(gl.permute(apart, [0, 2, 3, 1]))
+        found = gl.reshape(first, [ROWS, K])
+    else:
+        apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8, K])
+        found = gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4]), [ROWS, K])
+    return found
 
 
 @jit

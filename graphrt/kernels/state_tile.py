@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from graphrt.kernels.fragments import lines_layout, most_warps, slots_layout, state_layout
-from graphrt.kernels.gluon import fetch, fetched, gl, jit, part
+from graphrt.kernels.gluon import fetch, fetched, gl, jit, part, put
 from graphrt.kernels.renames import columns_from
 from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
 
@@ -54,11 +54,7 @@ def ask_for_state(
     if IN_SHARED:
         OWN: tl.constexpr = ROWS // 8
         LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-        LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS)
-        load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
-        place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
-        p = place // (4 * V) * OWN + load % OWN
-        n = load // OWN * (4 * V) + place % (4 * V)
+        p, n = _by_lines(LOADS, OWN, V, WARPS)
         # The halves of a line, copied at once, lie in different banks.
         BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, OWN, 2, [1, 0])
         state = gl.allocate_shared_memory(state_ptr.dtype.element_ty, [LOADS, 32 * V], BANKS)
@@ -70,6 +66,15 @@ def ask_for_state(
         n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, TILE))[None, :]
         state = gl.load(state_ptr + p * N + n, mask=(p < P) & (n < N) & live, other=0.0)
     return state
+
+
+@jit
+def _by_lines(LOADS: tl.constexpr, OWN: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr):
+    """Return the row of P and the column of N of each element of shared memory, [LOADS, 32 V]."""
+    LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS)
+    load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
+    place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
+    return place // (4 * V) * OWN + load % OWN, load // OWN * (4 * V) + place % (4 * V)
 
 
 @jit
@@ -109,3 +114,38 @@ def state_columns(
     else:
         columns = columns_from(state, FIRST, COLUMNS)
     return columns
+
+
+@jit
+def put_columns(state, tile, FIRST: tl.constexpr, V: tl.constexpr):
+    """Put COLUMNS columns of a warp's tile, [ROWS, COLUMNS], where they lie in shared memory."""
+    OWN: tl.constexpr = tile.shape[0] // 8
+    COLUMNS: tl.constexpr = tile.shape[1]
+    LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
+    SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, 1, True)
+    apart = gl.reshape(tile, [8, OWN, COLUMNS // (4 * V), 4 * V])
+    slots = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [LOADS, 32 * V])
+    slots = gl.convert_layout(slots, SLOTS, assert_trivial=True)
+    put(state, LOADS * (FIRST // COLUMNS), slots)
+
+
+@jit
+def store_state(
+    state,
+    # of this slot and head
+    state_ptr,
+    first_row,
+    # constants
+    P: tl.constexpr,
+    N: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    V: tl.constexpr,
+):
+    """Store a warp's tile from shared memory, from ``first_row`` on, by whole lines."""
+    OWN: tl.constexpr = ROWS // 8
+    LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
+    p, n = _by_lines(LOADS, OWN, V, 1)
+    p += first_row
+    tile = part(state, 0, LOADS, lines_layout(LOADS, OWN, V, 1))
+    gl.store(state_ptr + p * N + n, tile, mask=(p < P) & (n < N))

@@ -203,7 +203,7 @@ def _state_update_kernel(
     else:
         within = product(new_rows, _causal_columns(causal_new, WARPS), zero)
     y = y * decay + product(past_rows, _causal_columns(causal_past, WARPS), within)
-    y = gl.permute(rows_of_memory(y), [1, 0])  # [BLOCK_T, BLOCK_P]
+    y = gl.permute(rows_of_memory(y, BLOCK_P), [1, 0])  # [BLOCK_T, BLOCK_P]
     y = gl.convert_layout(y, NEW, assert_trivial=True)
     if HAS_D:
         y += x_new.to(gl.float32) * skip

@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import columns_of_p_layout, whole_product_layout
+from graphrt.kernels.fragments import (
+    columns_of_p_layout,
+    multiplied_at_once,
+    whole_product_layout,
+)
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product
-from graphrt.kernels.renames import padded_rows
+from graphrt.kernels.renames import columns_from, padded_rows
 
 
 @jit
@@ -54,8 +58,13 @@ def products_with_b(c, b, zero, V: tl.constexpr, WARPS: tl.constexpr):
     c: [8 or 16 tokens, N]. b: [history or tokens, N], in the order of a product's columns. zero:
     added to the 0 that the products start from.
     """
-    none = gl.zeros([16, b.shape[0]], gl.float32, whole_product_layout(WARPS))
-    return product(token_rows(c, V, WARPS), b_columns(b, V, WARPS), none + zero)
+    N: tl.constexpr = c.shape[1]
+    COLUMNS: tl.constexpr = multiplied_at_once(N, V)
+    products = gl.zeros([16, b.shape[0]], gl.float32, whole_product_layout(WARPS)) + zero
+    for FIRST in gl.static_range(0, N, COLUMNS):
+        rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS)
+        products = product(rows, b_columns(columns_from(b, FIRST, COLUMNS), V, WARPS), products)
+    return products
 
 
 @jit

@@ -61,7 +61,7 @@ def let_it_be(chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> None:
 CHAINS: dict[str, Chosen] = {
     "pair": {"fused": None, "single": None},
     "fused": {"fused": FusedLaunch(16), "single": None},
-    "single": {"single": FusedLaunch(64, 4)},
+    "single": {"single": FusedLaunch(32, 4)},
 }
 EACH = pytest.mark.parametrize("chain_of", CHAINS)
 

@@ -40,11 +40,11 @@ LAUNCHES = {
     ),
 }
 FUSED = {
-    "fused": FusedLaunch(16),
+    "fused": FusedLaunch(8),
     "fused_wide": FusedLaunch(32, in_shared=True),
     "fused_uneven": FusedLaunch(64, 4, in_shared=True),
 }
-SINGLE = {"single_rows": FusedLaunch(32, 2), "single_uneven": FusedLaunch(64, 4)}
+SINGLE = {"single_rows": FusedLaunch(32, 4), "single_uneven": FusedLaunch(64, 4)}
 LAUNCHES |= {name: replace(LAUNCHES["narrow"], fused=launch) for name, launch in FUSED.items()}
 LAUNCHES |= {name: replace(LAUNCHES["narrow"], single=launch) for name, launch in SINGLE.items()}
 CHAINS: dict[str, dict[str, FusedLaunch | None]] = {

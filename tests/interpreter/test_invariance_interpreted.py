@@ -45,7 +45,8 @@ COMPANIES = {
     "pair": COMPANY,
     "fused": replace(COMPANY, fused=FusedLaunch(16)),
     "fused_warps": replace(COMPANY, fused=FusedLaunch(32, 2, in_shared=True)),
-    "single": replace(COMPANY, single=FusedLaunch(32, 2)),
+    "fused_few": replace(COMPANY, fused=FusedLaunch(8)),
+    "single": replace(COMPANY, single=FusedLaunch(32, 4)),
 }
 
 

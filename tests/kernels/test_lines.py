@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who copies what of a state to shared memory, and who stores what of it: lines, each once."""
+"""Who copies what of a state to shared memory, lines, each once, and who takes what of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from graphrt.kernels.fragments import lines_layout, slots_layout, stored_layout
+from graphrt.kernels.fragments import lines_layout, slots_layout, state_layout
 
 OF_ONE = (16, 32, 64)
 TILES = pytest.mark.parametrize(
@@ -65,7 +65,10 @@ def test_a_state_is_copied_by_lines_and_taken_whole(
 
 
 @pytest.mark.parametrize(("rows", "columns", "v"), [(16, 64, 8), (32, 64, 8), (32, 32, 4)])
-def test_a_flush_stores_lines(rows: int, columns: int, v: int) -> None:
-    stored = elements(stored_layout(rows, columns, v, 1, True))
-    assert Counter(stored.values()) == Counter(itertools.product(range(rows), range(columns)))
-    check_lines(stored, 8 * v, v)
+def test_a_thread_finds_its_elements_and_puts_what_a_flush_stores_there(
+    rows: int, columns: int, v: int
+) -> None:
+    own = rows // 8
+    slots = elements(slots_layout(own * columns // (4 * v), own, v, 1, True))
+    held = elements(state_layout(rows, columns, v, 1, False))
+    assert {place: in_memory(*at, own, v) for place, at in slots.items()} == held

@@ -2,7 +2,9 @@
 """Every shape and bucket has a launch configuration that can be launched, and says its match."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,10 +49,20 @@ def test_every_bucket_finds_a_configuration_that_triton_takes(shape: ChainShape)
             assert stage.num_warps in (1, 2, 4, 8, 16)
 
 
-@pytest.mark.parametrize("kind", [StateUpdateLaunch, FusedLaunch])
-def test_fewer_rows_than_a_product_are_refused(kind: type) -> None:
-    with pytest.raises(ConfigError, match=r"block_head_dim=8: .*; use 16"):
-        kind(8)
+@pytest.mark.parametrize(
+    ("kind", "rows", "least"),
+    [
+        (StateUpdateLaunch, 8, 16),
+        (partial(FusedLaunch, in_shared=True), 8, 16),
+        (FusedLaunch, 4, 8),
+    ],
+)
+def test_fewer_rows_than_a_warp_needs_are_refused(
+    kind: Callable[[int], object], rows: int, least: int
+) -> None:
+    assert kind(least)
+    with pytest.raises(ConfigError, match=rf"block_head_dim={rows}: .*; use {least}"):
+        kind(rows)
 
 
 @pytest.mark.parametrize("kind", [StateUpdateLaunch, FusedLaunch])
@@ -60,10 +72,10 @@ def test_warps_without_a_state_to_share_are_refused(kind: type) -> None:
         kind(16, 4)
 
 
-def test_warps_that_share_rows_have_16_each() -> None:
-    assert FusedLaunch(64, 4) and FusedLaunch(32, 2)
-    with pytest.raises(ConfigError, match=r"num_warps=4: .* have 16 each; use fewer"):
-        FusedLaunch(32, 4)
+def test_warps_that_share_rows_have_8_each() -> None:
+    assert FusedLaunch(64, 4) and FusedLaunch(32, 4) and FusedLaunch(8)
+    with pytest.raises(ConfigError, match=r"num_warps=4: .* have 8 each; use fewer"):
+        FusedLaunch(16, 4)
     with pytest.raises(ConfigError, match="several warps share a state in shared memory"):
         StateUpdateLaunch(64, 4)
 
@@ -185,13 +197,11 @@ def test_an_architecture_reads_its_own_table(
                 "block_head_dim": 16,
                 "num_warps": 4,
                 "in_shared": True,
-                "max_registers": None,
             },
             "single": {
                 "block_head_dim": 64,
                 "num_warps": 4,
                 "in_shared": False,
-                "max_registers": None,
             },
         },
     }

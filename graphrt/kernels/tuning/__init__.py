@@ -81,19 +81,22 @@ class FusedLaunch:
     """fused, and single: as `StateUpdateLaunch`, but for what several warps share.
 
     In shared memory they share a fold's columns, whose B is loaded when it is wanted. In registers
-    they share the rows of P, 16 or more each, and what single convolves.
+    they share the rows of P, 8 or more each, and what single convolves.
     """
 
     block_head_dim: int
     num_warps: int = 1
     in_shared: bool = False
-    max_registers: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where a product lacks rows, of each warp if they share them."""
-        _check_tile(self.block_head_dim, self.num_warps, True)
-        if not self.in_shared and self.block_head_dim < 16 * self.num_warps:
-            rule = "warps that share rows have 16 each"
+        """Raise ConfigError where a warp lacks rows."""
+        if self.in_shared:
+            _check_tile(self.block_head_dim, self.num_warps, True)
+        elif self.block_head_dim < 8:
+            rule = "a warp has 8 rows"
+            raise ConfigError(sentence("block_head_dim", self.block_head_dim, rule, "use 8"))
+        elif self.block_head_dim < 8 * self.num_warps:
+            rule = "warps that share rows have 8 each"
             raise ConfigError(
                 sentence("num_warps", self.num_warps, rule, "use fewer, or set in_shared")
             )
