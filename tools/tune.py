@@ -89,17 +89,14 @@ FUSED = (
         FusedLaunch(*choice)
         for choice in (
             *((16, 1, IN_REGISTERS), (16, 1, IN_SHARED), (32, 1, IN_SHARED)),
-            *((16, 4, IN_SHARED), (32, 1, IN_REGISTERS), (32, 1, IN_SHARED, 200)),
+            *((8, 1, IN_REGISTERS), (16, 2, IN_REGISTERS)),
             *((32, 2, IN_REGISTERS), (64, 4, IN_REGISTERS)),
         )
     ),
 )
 SINGLE = (
     None,  # conv1d by itself
-    *(
-        FusedLaunch(*choice)
-        for choice in ((64, 4, IN_REGISTERS), (32, 2, IN_REGISTERS), (16, 4, IN_SHARED))
-    ),
+    *(FusedLaunch(*choice, IN_REGISTERS) for choice in ((64, 4), (32, 2), (32, 4), (16, 2))),
 )
 SEARCH: dict[Stage, tuple[Any, ...]] = {
     "state_update": STATE_UPDATE,

@@ -9,8 +9,12 @@ often as they would. Inputs are random, outputs are finite, or the section fails
     many layers, back to back    what the launch before left in L2 is found there
     one layer, back to back      the graph of a single layer: where launching it costs the host more
                                  (section host), it is the host that is measured
+    other states                 batch 1 again, with states that are not rounded stochastically
     empty                        batch 1 again, with three kernels a layer that do nothing, linked
-                                 like the chain's: what a step costs that computes nothing
+                                 like the chain's: what a step costs that computes nothing. First of
+                                 all, and again beside the other states: of kernels that do nothing
+                                 a process's first graph takes two thirds of what a later one takes
+                                 (docs/performance.md)
 
 By CUDA events around the launches: means over a cycle of flushes, then the median of those.
 """
@@ -19,14 +23,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphrt.bench.yardsticks.empty import empty_layer
+from graphrt.config import RuntimeConfig
 from graphrt.kernels.chain import BoundChain, runs_kernels
 from graphrt.kernels.pdl import usable_links
 from graphrt.runtime import DecodeRuntime
@@ -42,6 +47,7 @@ from tools.gpu.workload import (
     synchronize,
 )
 
+OTHER_STATES = (torch.float16, torch.float32)
 L2_TIMES = 4  # what is overwritten before a cold launch
 
 
@@ -88,8 +94,9 @@ def device_time(settings: Settings) -> dict[str, Any]:
     failures: list[str] = []
     timings: list[dict[str, Any]] = []
     empty: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for pdl in (True, False):
-        empty.append({"batch": 1, "layers": settings.layers, "pdl": pdl} | _empty(settings, pdl))
+        empty.append({"when": "first" if pdl else "later"} | _empty(settings, pdl))
         for layers in (settings.layers, 1):
             config = serving_config(
                 settings,
@@ -98,36 +105,58 @@ def device_time(settings: Settings) -> dict[str, Any]:
                 buckets=settings.batches,
                 pdl=pdl,
             )
-            generator = torch.Generator(config.device).manual_seed(0)
-            step = ChainStep(config, random_weights(config, generator))
-            with DecodeRuntime(config) as runtime:
-                runtime.capture(AcceptingStep(step))
-                slots = [runtime.admit() for _ in range(config.slots)]
-                runtime.cache.state.normal_(generator=generator)
-                for graph in captured(runtime):
-                    rows = slots[: graph.bucket]
-                    buffers: AcceptingBuffers = runtime.buffers(graph.bucket)
-                    fill_inputs(buffers.chain, generator)
-                    runtime.launch(rows)
-                    what = {"batch": graph.bucket, "layers": layers, "pdl": pdl}
-                    timings.append(
-                        what
-                        | {"flush_share": _flush_share(runtime, rows, settings.flush_cycle)}
-                        | _time_graph(settings, graph.graph.launch, layers)
-                    )
-                    if not bool(buffers.chain.out.isfinite().all()):
-                        failures.append(f"{what}: outputs are not finite")
+            timings += _chain(settings, config, failures)
+    for dtype in OTHER_STATES:
+        other = replace(
+            serving_config(settings, layers=settings.layers, slots=1, buckets=(1,)),
+            state_dtype=dtype,
+            rounding="nearest",
+        )
+        empty.append({"when": "beside"} | _empty(settings, True))
+        others += _chain(settings, other, failures)
     return {
         "failures": failures,
         "config": describe(config) | {"layers": [settings.layers, 1], "pdl": "both"},
         "tokens": TOKENS,
         "repeats": settings.repeats,
         "empty": empty,
+        "other_states": others,
         "timings": sorted(timings, key=lambda t: (-t["layers"], t["batch"], not t["pdl"])),
     }
 
 
-def _empty(settings: Settings, pdl: bool) -> dict[str, float]:
+def _chain(
+    settings: Settings, config: RuntimeConfig, failures: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the times of a launch of every bucket; append to ``failures`` what is not finite."""
+    generator = torch.Generator(config.device).manual_seed(0)
+    step = ChainStep(config, random_weights(config, generator))
+    with DecodeRuntime(config) as runtime:
+        runtime.capture(AcceptingStep(step))
+        slots = [runtime.admit() for _ in range(config.slots)]
+        runtime.cache.state.normal_(generator=generator)
+        for graph in captured(runtime):
+            rows = slots[: graph.bucket]
+            buffers: AcceptingBuffers = runtime.buffers(graph.bucket)
+            fill_inputs(buffers.chain, generator)
+            runtime.launch(rows)
+            what: dict[str, Any] = {
+                "batch": graph.bucket,
+                "layers": config.layers,
+                "pdl": config.pdl.conv1d,
+                "state_dtype": str(config.state_dtype).removeprefix("torch."),
+                "rounding": config.rounding,
+            }
+            yield (
+                what
+                | {"flush_share": _flush_share(runtime, rows, settings.flush_cycle)}
+                | _time_graph(settings, graph.graph.launch, config.layers)
+            )
+            if not bool(buffers.chain.out.isfinite().all()):
+                failures.append(f"{what}: outputs are not finite")
+
+
+def _empty(settings: Settings, pdl: bool) -> dict[str, Any]:
     """Return the times of a step of kernels that do nothing."""
     config = serving_config(settings, layers=settings.layers, slots=1, buckets=(1,), pdl=pdl)
     generator = torch.Generator(config.device).manual_seed(0)
@@ -136,7 +165,8 @@ def _empty(settings: Settings, pdl: bool) -> dict[str, float]:
         runtime.capture(AcceptingStep(step))
         runtime.launch([runtime.admit()])
         (graph,) = captured(runtime)
-        return _time_graph(settings, graph.graph.launch, settings.layers)
+        what = {"batch": 1, "layers": settings.layers, "pdl": pdl}
+        return what | _time_graph(settings, graph.graph.launch, settings.layers)
 
 
 def _time_graph(settings: Settings, launch: Callable[[], None], layers: int) -> dict[str, float]:

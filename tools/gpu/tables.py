@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,19 @@ def summary(report: Report) -> Table:
     return Table(("section", "", "", "found"), tuple(rows))
 
 
+def _of_many(timings: list[dict[str, Any]], layers: int) -> list[str]:
+    """Return medians of microseconds a layer, cold and back to back, with PDL and without."""
+    cells = []
+    for name in ("cold_us", "back_to_back_us"):
+        found = {
+            pdl: [t[name] / layers for t in timings if t["pdl"] is pdl] for pdl in (True, False)
+        }
+        cells.append(
+            " / ".join(f"{statistics.median(us):.2f}" if us else "-" for us in found.values())
+        )
+    return cells
+
+
 def device_time(report: Report) -> Table:
     """Return microseconds per layer by batch, with PDL on and off."""
     found = report["sections"]["device_time"]
@@ -57,18 +71,14 @@ def device_time(report: Report) -> Table:
             on, off = (by_key[batch, layers, pdl][name] / layers for pdl in (True, False))
             cells.append(f"{on:.2f} / {off:.2f}")
         rows.append(tuple(cells))
-    empty = {t["pdl"]: t for t in found.get("empty", [])}  # reports before it have none
-    if empty:
-        rows.append(
-            (
-                "1, empty kernels",
-                *(
-                    " / ".join(f"{empty[pdl][name] / many:.2f}" for pdl in (True, False))
-                    for name in ("cold_us", "back_to_back_us")
-                ),
-                "-",
-            )
-        )
+    for other in found.get("other_states", []):  # older reports have none
+        name = f"{other['batch']}, {other['state_dtype']} to nearest"
+        rows.append((name, *_of_many([other], many), "-"))
+    for when in ("first", "beside"):
+        empty = [t for t in found.get("empty", []) if t.get("when", "first") in (when, "later")]
+        if any(t["pdl"] for t in empty):
+            name = "1, empty kernels" + (", first in a process" if when == "first" else "")
+            rows.append((name, *_of_many(empty, many), "-"))
     return Table(
         (
             "batch",
