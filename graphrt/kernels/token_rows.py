@@ -24,7 +24,7 @@ from graphrt.kernels.fragments import (
     whole_product_layout,
 )
 from graphrt.kernels.gluon import gl, jit
-from graphrt.kernels.products import product
+from graphrt.kernels.products import product, product_apart
 from graphrt.kernels.renames import columns_from, padded_rows
 
 
@@ -60,11 +60,13 @@ def products_with_b(c, b, zero, V: tl.constexpr, WARPS: tl.constexpr):
     """
     N: tl.constexpr = c.shape[1]
     COLUMNS: tl.constexpr = multiplied_at_once(N, V)
-    products = gl.zeros([16, b.shape[0]], gl.float32, whole_product_layout(WARPS)) + zero
+    low = gl.zeros([16, b.shape[0]], gl.float32, whole_product_layout(WARPS))
+    high = low + zero
     for FIRST in gl.static_range(0, N, COLUMNS):
         rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS)
-        products = product(rows, b_columns(columns_from(b, FIRST, COLUMNS), V, WARPS), products)
-    return products
+        columns = b_columns(columns_from(b, FIRST, COLUMNS), V, WARPS)
+        high, low = product_apart(rows, columns, high, low)
+    return high + low if c.dtype == gl.float32 else high
 
 
 @jit
