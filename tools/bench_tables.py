@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tools.gpu.tables import Report, Table
@@ -28,10 +29,15 @@ def cells(report: Report, state: str, **where: Any) -> Cells:
     return dict(sorted(found.items()))
 
 
-def pair(report: Report) -> Table:
+def pair_fp32(report: Report) -> Table:
+    """Return `pair` of an fp32 state."""
+    return pair(report, ("fp32",))
+
+
+def pair(report: Report, states: Sequence[str] = ("fp16", "fp32")) -> Table:
     """Return precompute + state update beside peer and yardsticks, by state dtype and batch."""
     rows = []
-    for state in ("fp16", "fp32"):
+    for state in states:
         for batch, times in cells(report, state).items():
             ours, peer = times["pair"], times.get(RING)
             rows.append(
@@ -53,9 +59,8 @@ def beside(report: Report) -> Table:
     """Return precompute + state update and the peer by batch, a column a state dtype."""
     by_state = [cells(report, state) for state in ("fp16", "fp32")]
     rows = [
-        (str(batch), *(_beside(times[batch]) for times in by_state))
-        for batch in by_state[0]
-        if all(batch in times for times in by_state)
+        (str(batch), *(_beside(times[batch]) if batch in times else "-" for times in by_state))
+        for batch in sorted(set().union(*by_state))
     ]
     return Table(("batch", "fp16 state: graphrt / FlashInfer", "fp32 state"), tuple(rows))
 
@@ -116,4 +121,11 @@ def _us(timing: dict[str, Any] | None) -> str:
     return "-" if timing is None else f"{timing['us']:.2f}"
 
 
-TABLES = {"pair": pair, "beside": beside, "stages": stages, "tail": tail, "tokens": by_tokens}
+TABLES = {
+    "pair": pair,
+    "pair_fp32": pair_fp32,
+    "beside": beside,
+    "stages": stages,
+    "tail": tail,
+    "tokens": by_tokens,
+}
