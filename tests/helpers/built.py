@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,7 @@ class Built:
     accesses: list[Access]
     usage: dict[str, int]
     is_linked: bool
+    keywords: dict[str, Any]  # of the launch
 
 
 @cache
@@ -59,6 +61,7 @@ def build(
             accesses(compiled, launch.arguments_left()),
             resource_usage(compiled),
             bool(launch.keywords.get("launch_pdl", False)),
+            launch.keywords,
         )
     last: Last = "state_update" if fused is None else "fused"
     stages = stages_of("single" if single else last)

@@ -40,7 +40,8 @@ LAUNCHES = {
     ),
 }
 FUSED = {
-    "fused": FusedLaunch(8),
+    "fused": FusedLaunch(16),
+    "fused_few": FusedLaunch(8),
     "fused_wide": FusedLaunch(32, in_shared=True),
     "fused_uneven": FusedLaunch(64, 4, in_shared=True),
 }

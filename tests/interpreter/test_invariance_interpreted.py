@@ -45,7 +45,6 @@ COMPANIES = {
     "pair": COMPANY,
     "fused": replace(COMPANY, fused=FusedLaunch(16)),
     "fused_warps": replace(COMPANY, fused=FusedLaunch(32, 2, in_shared=True)),
-    "fused_few": replace(COMPANY, fused=FusedLaunch(8)),
     "single": replace(COMPANY, single=FusedLaunch(32, 4)),
 }
 
