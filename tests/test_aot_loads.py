@@ -78,6 +78,26 @@ def test_all_have_copied_a_state_before_one_takes_it(
     assert indices(sass, "LDGSTS")[-1] < copied < meeting < taken
 
 
+@pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("stage", ["state_update", "fused"])
+def test_all_have_put_what_a_flush_stores_before_one_takes_it(
+    stage: str, state: torch.dtype
+) -> None:
+    """Whole lines are stored by others than those who folded them."""
+    launch = replace(
+        lookup(RANK.shape(), 1),
+        state_update=StateUpdateLaunch(32, in_shared=True, early_b=True),
+        fused=FusedLaunch(32, in_shared=True) if stage == "fused" else None,
+    )
+    config = replace(RANK, state_dtype=state).config("cpu")
+    kernel = chain_launches(config, RANK.tokens, launch, ALL)[stage]
+    sass = sass_instructions(kernel.compile(90))
+    put = indices(sass, "STS.128")[-1]
+    taken = next(i for i in indices(sass, "LDS") if i > put)
+    meetings = [i for i in indices(sass, "BAR", "WARPSYNC") if put < i < taken]
+    assert meetings and indices(sass, "STG")[-1] > taken
+
+
 @BUCKETS
 @pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
 def test_a_state_update_asks_for_everything_before_its_first_product(

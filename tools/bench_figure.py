@@ -53,9 +53,10 @@ def draw(report: Report) -> str:
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{total}" height="{HEIGHT + 30}" fill="white"/>',
     ]
+    most = max(one["case"]["batch"] for one in report["cases"])
     for index, state in enumerate(("fp16", "fp32")):
         parts.append(f'<g transform="translate({index * (WIDTH + GAP)},0)">')
-        parts += _panel(report, state)
+        parts += _panel(report, state, most)
         parts.append("</g>")
     x = LEFT
     for _, label, colour, dash in LINES:
@@ -68,9 +69,10 @@ def draw(report: Report) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(report: Report, state: str) -> list[str]:
+def _panel(report: Report, state: str, most: int) -> list[str]:
+    """Return one state dtype's lines, on an axis of batches up to ``most``."""
     found = cells(report, state)
-    most_x = math.log2(max(found))
+    most_x = math.log2(most)
 
     def place(batch: float, us: float) -> str:
         x = LEFT + (WIDTH - LEFT - 18) * math.log2(batch) / most_x

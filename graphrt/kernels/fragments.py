@@ -57,7 +57,7 @@ def vector(columns: int, bits: int) -> int:
 
 @constexpr_function
 def at_once(columns: int, warps: int) -> int:
-    """Return how many columns of N a program works on at a time: 32 a warp keep it busy."""
+    """Return how many columns of N a fold works on at a time: 32 a warp keep it busy."""
     return min(columns, 32 * warps)
 
 

@@ -66,7 +66,8 @@ class _Interpreted:
 
 
 def _interpreted_mma(a: Any, b: Any, acc: Any, input_precision: str | None = None) -> Any:
-    # In fp64, rounded once: numpy's fp32 sums differ in their last bit with the number of rows.
+    # From fp32, because the interpreter holds bf16 as raw integers. In fp64, rounded once: numpy's
+    # fp32 sums differ in their last bit with the number of rows.
     left, right = (operand.to(tl.float32).handle.data.astype(np.float64) for operand in (a, b))
     total = (left @ right + acc.handle.data).astype(np.float32)
     return tl.tensor(TensorHandle(total, acc.handle.dtype), acc.type)

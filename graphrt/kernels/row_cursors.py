@@ -7,7 +7,8 @@ to memory, one after the other.
 
 Lines lie in the order in which programs take them. Of every `MIXED` rows, counted from a launch's
 end, those that flush are spread evenly among the others: reads and writes are best mixed all along.
-They run longest, and what starts last decides when a launch ends: `LAST` that do not flush end it.
+They run longest, and what starts last decides when a launch ends: up to `LAST` rows that do not
+flush are left for that.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     compute-sanitizer --tool memcheck python -m tools.gpu.small_chain
 
 Sizes fill no tile, so that every mask matters. Both T, padding, flushes, ring wrap-around and a
-recycled slot occur, with three kernels a layer, with two and with one.
+recycled slot occur, with three kernels a layer, with two and with one: the state in registers, in
+shared memory, from which a flush stores it, and in those of two warps.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from tools.gpu.workload import fill_inputs, random_request, random_weights
 LAUNCHES = 12
 CHAINS: tuple[dict[str, FusedLaunch | None], ...] = (
     {"fused": None, "single": None},
-    {"fused": FusedLaunch(16), "single": None},
-    {"single": FusedLaunch(32, 2)},
+    {"fused": FusedLaunch(16, in_shared=True), "single": None},
+    {"single": FusedLaunch(16, 2)},
 )
 
 
