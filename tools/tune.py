@@ -90,7 +90,7 @@ FUSED = (
         for choice in (
             *((16, 1, IN_REGISTERS), (16, 1, IN_SHARED), (32, 1, IN_SHARED)),
             *((8, 1, IN_REGISTERS), (16, 2, IN_REGISTERS)),
-            *((32, 2, IN_REGISTERS), (64, 4, IN_REGISTERS)),
+            *((32, 2, IN_REGISTERS), (64, 4, IN_REGISTERS), (64, 1, IN_SHARED)),
         )
     ),
 )

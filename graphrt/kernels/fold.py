@@ -79,6 +79,7 @@ def fold(
     IN_SHARED: tl.constexpr,
     TURNED: tl.constexpr,
     ROW_WARPS: tl.constexpr = 1,
+    PAIRED: tl.constexpr = False,
 ):
     """Store a tile's state after the whole history, a few columns of N at a time that warps share.
 
@@ -89,22 +90,22 @@ def fold(
     # By half lines a launch where all slots flush takes 5 % longer.
     BY_LINES: tl.constexpr = IN_SHARED and WARPS == 1
     COLUMNS: tl.constexpr = folded_at_once(BLOCK_N, V, WARPS // ROW_WARPS, BY_LINES)
-    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS)
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS, PAIRED)
     p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STATE))
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
         folded = _folded(
             state, weighted, b_past, decay, seed, first_octet + first_row * ((N + 7) // 8), layer,
             N, STOCHASTIC, FIRST, COLUMNS, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED,
-            state_ptr.dtype.element_ty, ROW_WARPS,
+            state_ptr.dtype.element_ty, ROW_WARPS, PAIRED,
         )  # fmt: skip
         if BY_LINES:
-            put_columns(state, folded, FIRST, V)
+            put_columns(state, folded, FIRST, V, PAIRED)
         else:
             n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STATE))
             mask = (p < P)[:, None] & (n < N)[None, :]
             gl.store(state_ptr + p[:, None] * N + n[None, :], folded, mask=mask)
     if BY_LINES:
-        store_state(state, state_ptr, first_row, P, N, ROWS, BLOCK_N, V)
+        store_state(state, state_ptr, first_row, P, N, ROWS, BLOCK_N, V, PAIRED)
 
 
 @jit
@@ -113,24 +114,25 @@ def _folded(
     N: tl.constexpr, STOCHASTIC: tl.constexpr, FIRST: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr,
     IN_SHARED: tl.constexpr, TURNED: tl.constexpr, DTYPE: tl.constexpr, ROW_WARPS: tl.constexpr,
+    PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Return COLUMNS columns of what is stored, from FIRST on, as many at a time as are worked on.
 
     first_octet: of the tile's first row. Otherwise as in `fold`.
     """
     COLUMN_WARPS: tl.constexpr = WARPS // ROW_WARPS
-    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS)
+    STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS, PAIRED)
     if COLUMNS > at_once(BLOCK_N, COLUMN_WARPS):
         HALF: tl.constexpr = COLUMNS // 2
         left = _folded(
             state, weighted, b_past, decay, seed, first_octet, layer, N, STOCHASTIC, FIRST,
             HALF, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED, DTYPE,
-            ROW_WARPS,
+            ROW_WARPS, PAIRED,
         )  # fmt: skip
         right = _folded(
             state, weighted, b_past, decay, seed, first_octet, layer, N, STOCHASTIC, FIRST + HALF,
             HALF, ROWS, BLOCK_N, V, WARPS, IN_SHARED, TURNED, DTYPE,
-            ROW_WARPS,
+            ROW_WARPS, PAIRED,
         )  # fmt: skip
         both = gl.permute(gl.join(left, right), [0, 2, 1])
         stored = gl.convert_layout(gl.reshape(both, [ROWS, COLUMNS]), STATE, assert_trivial=True)
@@ -142,17 +144,19 @@ def _folded(
             gl.DotOperandLayout(1, PRODUCT, 2),
             assert_trivial=True,
         )
-        old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED)
+        old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED, PAIRED)
         zero = gl.zeros([max(ROWS, 16 * ROW_WARPS), COLUMNS], gl.float32, PRODUCT)
         added = product_in_bf16(weighted, b, zero, PARTS)
         added = columns_of_memory(added, V, COLUMN_WARPS, TURNED)
-        added = rows_of_memory(added, ROWS, ROW_WARPS)
+        added = rows_of_memory(added, ROWS, ROW_WARPS, PAIRED)
         added = gl.convert_layout(added, STATE, assert_trivial=True)
         old = gl.convert_layout(old, STATE, assert_trivial=True)
         folded = gl.fma(old.to(gl.float32), decay, added)
         if STOCHASTIC:
             octet = first_octet + FIRST // 8
-            stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, ROW_WARPS, DTYPE)
+            stored = _rounded(
+                folded, seed, octet, layer, (N + 7) // 8, V, WARPS, ROW_WARPS, PAIRED, DTYPE
+            )
         else:
             stored = folded.to(DTYPE)
     return stored
@@ -168,15 +172,17 @@ def _rounded(
     V: tl.constexpr,
     WARPS: tl.constexpr,
     ROW_WARPS: tl.constexpr,
+    PAIRED: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     """Return columns of a tile rounded by random draws, numbered from ``first_octet`` on."""
     ROWS: tl.constexpr = folded.shape[0]
     OCTETS: tl.constexpr = folded.shape[1] // 8
-    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS, ROW_WARPS)
+    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS, ROW_WARPS, PAIRED)
     row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, DRAWS))
     octet = gl.arange(0, OCTETS, layout=gl.SliceLayout(0, DRAWS))
     octets = (first_octet + row * ROW_OCTETS)[:, None] + octet[None, :]
     words = stochastic_words(seed, octets.to(gl.uint32), layer, ROWS, OCTETS)
-    words = gl.convert_layout(words, state_layout(ROWS, 8 * OCTETS, V, WARPS, False, ROW_WARPS))
+    STATE: tl.constexpr = state_layout(ROWS, 8 * OCTETS, V, WARPS, False, ROW_WARPS, PAIRED)
+    words = gl.convert_layout(words, STATE)
     return round_stochastic(folded, words, DTYPE)

@@ -119,6 +119,16 @@ def _linear(registers: list[Any], lanes: list[Any], warps: list[Any], shape: lis
 
 
 @constexpr_function
+def _rows_of_p(own: int, paired: bool) -> tuple[list[int], list[int]]:
+    """Return the steps in P of a thread's ``own`` rows, and those of g.
+
+    A thread's are consecutive, or ``paired``: those of g and g + 1, g even, in turn.
+    """
+    step = 2 if paired else 1
+    return _powers(step, step * own), [1 if paired else own, 2 * own, 4 * own]
+
+
+@constexpr_function
 def _alike(warps: int) -> list[Any]:
     """Return what makes all warps hold the same."""
     return [[0, 0] for _ in _powers(1, warps)]
@@ -126,16 +136,23 @@ def _alike(warps: int) -> list[Any]:
 
 @constexpr_function
 def state_layout(
-    rows: int, columns: int, v: int, warps: int, whole: bool, row_warps: int = 1
+    rows: int,
+    columns: int,
+    v: int,
+    warps: int,
+    whole: bool,
+    row_warps: int = 1,
+    paired: bool = False,
 ) -> Any:
     """Return the layout of a state tile [rows of P, N]: warps share it, or have all of N."""
     own = rows // (8 * row_warps)
     sharing = 1 if whole else warps // row_warps
+    of_thread, of_lanes = _rows_of_p(own, paired)
     return _linear(
         [[0, n] for n in _powers(1, v)]
-        + [[p, 0] for p in _powers(1, own)]
+        + [[p, 0] for p in of_thread]
         + [[0, n] for n in _powers(4 * v * sharing, columns)],
-        [[0, v], [0, 2 * v], [own, 0], [2 * own, 0], [4 * own, 0]],
+        [[0, v], [0, 2 * v], *([p, 0] for p in of_lanes)],
         [[p, 0] for p in _powers(8 * own, rows)]
         + [[0, n] for n in _powers(4 * v, 4 * v * sharing)]
         + _alike(warps // (row_warps * sharing)),
@@ -144,7 +161,9 @@ def state_layout(
 
 
 @constexpr_function
-def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1) -> Any:
+def octets_layout(
+    rows: int, octets: int, v: int, warps: int, row_warps: int = 1, paired: bool = False
+) -> Any:
     """Return the layout of draws [rows of P, N / 8], each for 8 elements of a `state_layout`.
 
     A thread's own draws where it has 8 elements together; else some threads make the same.
@@ -152,11 +171,12 @@ def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1
     own, each = rows // (8 * row_warps), max(v // 8, 1)
     sharing = warps // row_warps
     lanes = [each, 2 * each]
+    of_thread, of_lanes = _rows_of_p(own, paired)
     return _linear(
         [[0, n] for n in _powers(1, each)]
-        + [[p, 0] for p in _powers(1, own)]
+        + [[p, 0] for p in of_thread]
         + [[0, n] for n in _powers(4 * each * sharing, octets)],
-        [[0, n if n < octets else 0] for n in lanes] + [[own, 0], [2 * own, 0], [4 * own, 0]],
+        [[0, n if n < octets else 0] for n in lanes] + [[p, 0] for p in of_lanes],
         [[p, 0] for p in _powers(8 * own, rows)]
         + [[0, n if n < octets else 0] for n in _powers(4 * each, 4 * each * sharing)],
         [rows, octets],
@@ -178,28 +198,33 @@ def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
 
 @constexpr_function
 def lines_layout(loads: int, own: int, v: int, warps: int) -> Any:
-    """Return the layout in which [loads, 32 V] is copied: 8 lanes that follow have 8 V of a row."""
+    """Return the layout in which [loads, 32 V] is copied: 8 lanes that follow have 8 V of a row.
+
+    Four lines are asked for at once, of rows as far apart as a tile has them: a launch takes up to
+    5 % longer where they lie together, or where what they are apart suits L2 badly.
+    """
     rest = (
         [[load, 0] for load in _powers(2 * own, loads)]
-        + [[0, 16 * v]]
+        + [[0, 4 * v]]
         + [[load, 0] for load in _powers(1, own)]
     )
     shared = len(_powers(1, warps))
     return _linear(
         [[0, n] for n in _powers(1, v)] + rest[shared:],
-        [[0, v], [0, 2 * v], [own, 0], [0, 4 * v], [0, 8 * v]],
+        [[0, v], [0, 2 * v], [own, 0], [0, 8 * v], [0, 16 * v]],
         rest[:shared],
         [loads, 32 * v],
     )
 
 
 @constexpr_function
-def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
+def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1, paired: bool = False) -> Any:
     """Return the layout of x or y [tokens or history, rows of P]."""
     own = rows // (8 * row_warps)
+    of_thread, of_lanes = _rows_of_p(own, paired)
     return _linear(
-        [[0, p] for p in _powers(1, own)] + [[1, 0]] + [[j, 0] for j in _powers(8, tokens)],
-        [[2, 0], [4, 0], [0, own], [0, 2 * own], [0, 4 * own]],
+        [[0, p] for p in of_thread] + [[1, 0]] + [[j, 0] for j in _powers(8, tokens)],
+        [[2, 0], [4, 0], *([0, p] for p in of_lanes)],
         [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
@@ -207,7 +232,7 @@ def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
 
 @constexpr_function
 def out_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
-    """Return the layout of y [tokens, rows of P] where tokens are the rows of products."""
+    """Return the layout of x and y [tokens, rows of P] where tokens are the rows of products."""
     own = rows // (8 * row_warps)
     return _linear(
         [[0, p] for p in _powers(1, 2 * own)] + [[t, 0] for t in _powers(8, tokens)],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import c_layout, of_one_head_layout, out_layout, x_layout
+from graphrt.kernels.fragments import c_layout, of_one_head_layout, out_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.row_cursors import ring_row
 
@@ -35,7 +35,7 @@ def ask_for_history(
         mask=(past < held)[:, None] & (n < N)[None, :],
         other=0.0,
     )
-    X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS)
+    X: tl.constexpr = out_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, X))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, X))
     x = gl.load(
@@ -65,23 +65,18 @@ def ask_for_tokens(
     b_ptrs = b_ptr + token[:, None] * stride_token + n[None, :]
     c = gl.load(b_ptrs + G * N, mask=mask, other=0.0)
     b = gl.load(b_ptrs, mask=mask, other=0.0)
-    X: tl.constexpr = x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
-    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, X))
-    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, X))
-    mask = ((token < T) & live)[:, None] & (p < P)[None, :]
-    x = gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
     Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, Y))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, Y))
     mask = ((token < T) & live)[:, None] & (p < P)[None, :]
-    x_of_y = gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
+    x = gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
     z = 0.0
     if HAS_Z:
         z = ask_for_z(
             z_ptr, stride_z_token, stride_z_dim, first_row, live,
             P, T, BLOCK_T, BLOCK_P, WARPS, ROW_WARPS,
         )  # fmt: skip
-    return c, b, x, x_of_y, z
+    return c, b, x, z
 
 
 @jit

@@ -58,7 +58,7 @@ def read_out_by_token(
     high = gl.zeros([16, ROWS], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS)) + zero
     low = high
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED)
+        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, True)
         rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS, ROW_WARPS)
         high, low = product_apart(
             rows, state_columns_of(tile, V, WARPS, ROW_WARPS), high, low, True

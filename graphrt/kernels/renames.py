@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders in which products number rows and columns, where memory has another.
 
-Rows of a product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`; where warps
-share them (m, w, h, g) for (w, g, m, h). The columns that the fold's product gives are numbered
-(i, f, t, e) where memory has (i, t, e, f): `columns_of_product`. The fused kernels have B in a
-`c_layout` when a fold wants it, and turn it (`turned`); then the product's columns are (i, r, t, e)
-where memory has (i, t, r, e). All else here only renames a thread's registers, which hold what
+Rows of a product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`; PAIRED, with
+g being (q, e), where it has (q, m, h, e). Where warps share rows their number w is the second, and
+memory's first. The columns that the fold's product gives are numbered (i, f, t, e) where memory has
+(i, t, e, f): `columns_of_product`. The fused kernels have B in a `c_layout` when a fold wants it,
+and turn it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
+They turn x too (`turned_x`). All else here only renames a thread's registers, which hold what
 `graphrt.kernels.fragments` says.
 """
 
@@ -13,19 +14,22 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import rows_of_p_layout
+from graphrt.kernels.fragments import rows_of_p_layout, x_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.ptx import INTERPRETED, turned_blocks
 
 
 @jit
-def rows_of_product(value, ROW_WARPS: tl.constexpr = 1):
+def rows_of_product(value, ROW_WARPS: tl.constexpr = 1, PAIRED: tl.constexpr = False):
     """Return [rows of P, K] with its rows in a product's order; 8 of a warp are followed by 0."""
     ROWS: tl.constexpr = value.shape[0]
     K: tl.constexpr = value.shape[1]
     if ROWS == 8 * ROW_WARPS:
         both = gl.reshape(gl.join(value, gl.zeros_like(value)), [ROW_WARPS, 8, K, 2])
         found = gl.reshape(gl.permute(both, [0, 3, 1, 2]), [2 * ROWS, K])
+    elif PAIRED:
+        apart = gl.reshape(value, [ROW_WARPS, 4, ROWS // (16 * ROW_WARPS), 2, 2, K])
+        found = gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4, 5]), [ROWS, K])
     else:
         apart = gl.reshape(value, [ROW_WARPS, 8, ROWS // (16 * ROW_WARPS), 2, K])
         found = gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4]), [ROWS, K])
@@ -33,21 +37,26 @@ def rows_of_product(value, ROW_WARPS: tl.constexpr = 1):
 
 
 @jit
-def x_rows(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
+def x_rows(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr = 1, PAIRED: tl.constexpr = False):
     """Return x [tokens or history, BLOCK_P] as the rows of a product."""
     X_ROWS: tl.constexpr = gl.DotOperandLayout(0, rows_of_p_layout(WARPS, ROW_WARPS), 2)
-    rows = rows_of_product(gl.permute(x, [1, 0]), ROW_WARPS)
+    rows = rows_of_product(gl.permute(x, [1, 0]), ROW_WARPS, PAIRED)
     return gl.convert_layout(rows, X_ROWS, assert_trivial=True)
 
 
 @jit
-def rows_of_memory(value, ROWS: tl.constexpr, ROW_WARPS: tl.constexpr = 1):
+def rows_of_memory(
+    value, ROWS: tl.constexpr, ROW_WARPS: tl.constexpr = 1, PAIRED: tl.constexpr = False
+):
     """Return the ROWS of P that a product [rows, K] has, in the order of memory."""
     K: tl.constexpr = value.shape[1]
     if ROWS == 8 * ROW_WARPS:
         apart = gl.reshape(value, [ROW_WARPS, 2, 8, K])
         first, _ = gl.split(gl.permute(apart, [0, 2, 3, 1]))
         found = gl.reshape(first, [ROWS, K])
+    elif PAIRED:
+        apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 4, 2, K])
+        found = gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4, 5]), [ROWS, K])
     else:
         apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8, K])
         found = gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4]), [ROWS, K])
@@ -96,6 +105,23 @@ def turned(b, V: tl.constexpr):
         apart = gl.reshape(turned_blocks(b), [W // 8, 4, 2, N // (4 * V), 4, V // 2, 2])
         found = gl.reshape(gl.permute(apart, [0, 4, 6, 3, 1, 5, 2]), [W, N])
     return found
+
+
+@jit
+def turned_x(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
+    """Return x [tokens or history, rows of P], in an `out_layout`, as the products want it.
+
+    In a paired `x_layout`. As in `turned`, but for fp32, which no instruction turns: what has the
+    name j = (i, g / 2, g % 2) and p = (t, f, e) is j = (i, t, e) and p = (g / 2, f, g % 2).
+    """
+    J: tl.constexpr = x.shape[0]
+    P: tl.constexpr = x.shape[1]
+    found = x
+    if x.dtype.primitive_bitwidth == 16 and not INTERPRETED:
+        OWN: tl.constexpr = P // (8 * ROW_WARPS)
+        apart = gl.reshape(turned_blocks(x), [J // 8, 4, 2, ROW_WARPS, 4, OWN, 2])
+        found = gl.reshape(gl.permute(apart, [0, 4, 6, 3, 1, 5, 2]), [J, P])
+    return gl.convert_layout(found, x_layout(J, P, WARPS, ROW_WARPS, True))
 
 
 @jit

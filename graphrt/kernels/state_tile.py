@@ -46,6 +46,7 @@ def ask_for_state(
     WARPS: tl.constexpr,
     IN_SHARED: tl.constexpr,
     ROW_WARPS: tl.constexpr = 1,
+    PAIRED: tl.constexpr = False,
 ):
     """Return the rows of P from ``first_row`` on; 0 outside P and N, and where not ``live``.
 
@@ -54,14 +55,14 @@ def ask_for_state(
     if IN_SHARED:
         OWN: tl.constexpr = ROWS // 8
         LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-        p, n = _by_lines(LOADS, OWN, V, WARPS)
+        p, n = _by_lines(LOADS, OWN, V, WARPS, PAIRED)
         # The halves of a line, copied at once, lie in different banks.
         BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, OWN, 2, [1, 0])
         state = gl.allocate_shared_memory(state_ptr.dtype.element_ty, [LOADS, 32 * V], BANKS)
         p += first_row
         fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)
     else:
-        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS, False, ROW_WARPS)
+        TILE: tl.constexpr = state_layout(ROWS, BLOCK_N, V, WARPS, False, ROW_WARPS, PAIRED)
         p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, TILE))[:, None]
         n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, TILE))[None, :]
         state = gl.load(state_ptr + p * N + n, mask=(p < P) & (n < N) & live, other=0.0)
@@ -69,12 +70,20 @@ def ask_for_state(
 
 
 @jit
-def _by_lines(LOADS: tl.constexpr, OWN: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr):
+def _by_lines(
+    LOADS: tl.constexpr,
+    OWN: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    PAIRED: tl.constexpr,
+):
     """Return the row of P and the column of N of each element of shared memory, [LOADS, 32 V]."""
     LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS)
     load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
     place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
-    return place // (4 * V) * OWN + load % OWN, load // OWN * (4 * V) + place % (4 * V)
+    group, own = place // (4 * V), load % OWN
+    p = group // 2 * (2 * OWN) + 2 * own + group % 2 if PAIRED else group * OWN + own
+    return p, load // OWN * (4 * V) + place % (4 * V)
 
 
 @jit
@@ -94,6 +103,7 @@ def state_columns(
     WARPS: tl.constexpr,
     WHOLE: tl.constexpr,
     IN_SHARED: tl.constexpr,
+    PAIRED: tl.constexpr = False,
 ):
     """Return COLUMNS columns of the tile from FIRST on, [ROWS, COLUMNS].
 
@@ -105,9 +115,14 @@ def state_columns(
         LOADS: tl.constexpr = OWN * LINE // (4 * V)
         SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, WHOLE)
         slots = part(state, LOADS * (FIRST // LINE), LOADS, SLOTS)
-        apart = gl.reshape(slots, [LINE // (4 * V), OWN, 8, 4 * V])
-        tile = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [ROWS, LINE])
-        TILE: tl.constexpr = state_layout(ROWS, LINE, V, WARPS, WHOLE)
+        if PAIRED:
+            apart = gl.reshape(slots, [LINE // (4 * V), OWN, 4, 2, 4 * V])
+            apart = gl.permute(apart, [2, 1, 3, 0, 4])
+        else:
+            apart = gl.reshape(slots, [LINE // (4 * V), OWN, 8, 4 * V])
+            apart = gl.permute(apart, [2, 1, 0, 3])
+        tile = gl.reshape(apart, [ROWS, LINE])
+        TILE: tl.constexpr = state_layout(ROWS, LINE, V, WARPS, WHOLE, 1, PAIRED)
         columns = columns_from(
             gl.convert_layout(tile, TILE, assert_trivial=True), FIRST % LINE, COLUMNS
         )
@@ -117,14 +132,19 @@ def state_columns(
 
 
 @jit
-def put_columns(state, tile, FIRST: tl.constexpr, V: tl.constexpr):
+def put_columns(state, tile, FIRST: tl.constexpr, V: tl.constexpr, PAIRED: tl.constexpr):
     """Put COLUMNS columns of a warp's tile, [ROWS, COLUMNS], where they lie in shared memory."""
     OWN: tl.constexpr = tile.shape[0] // 8
     COLUMNS: tl.constexpr = tile.shape[1]
     LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
     SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, 1, True)
-    apart = gl.reshape(tile, [8, OWN, COLUMNS // (4 * V), 4 * V])
-    slots = gl.reshape(gl.permute(apart, [2, 1, 0, 3]), [LOADS, 32 * V])
+    if PAIRED:
+        apart = gl.reshape(tile, [4, OWN, 2, COLUMNS // (4 * V), 4 * V])
+        apart = gl.permute(apart, [3, 1, 0, 2, 4])
+    else:
+        apart = gl.reshape(tile, [8, OWN, COLUMNS // (4 * V), 4 * V])
+        apart = gl.permute(apart, [2, 1, 0, 3])
+    slots = gl.reshape(apart, [LOADS, 32 * V])
     slots = gl.convert_layout(slots, SLOTS, assert_trivial=True)
     put(state, LOADS * (FIRST // COLUMNS), slots)
 
@@ -141,11 +161,12 @@ def store_state(
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     V: tl.constexpr,
+    PAIRED: tl.constexpr,
 ):
     """Store a warp's tile from shared memory, from ``first_row`` on, by whole lines."""
     OWN: tl.constexpr = ROWS // 8
     LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-    p, n = _by_lines(LOADS, OWN, V, 1)
+    p, n = _by_lines(LOADS, OWN, V, 1, PAIRED)
     p += first_row
     tile = part(state, 0, LOADS, lines_layout(LOADS, OWN, V, 1))
     gl.store(state_ptr + p * N + n, tile, mask=(p < P) & (n < N))

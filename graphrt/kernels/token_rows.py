@@ -6,12 +6,14 @@ the history or of the launch, and rows of P. With lane = 4 g + t (`graphrt.kerne
 
     C      [token, N]  token = g, n = V consecutive for t               rows of a product
     B      [j, N]      j = g, the same n                                columns of a product
-    state  [P, N]      p = 2, 4 or 8 consecutive for g, the same n      columns of a product
+    state  [P, N]      p = every other of a pair of g's, the same n     columns of a product
     causal [token, j]  token = g, j = 2t, 2t + 1, 8 + 2t, 9 + 2t        a product, then its rows
     x      [j, P]      the same j, p as the state                       columns of a product
     y      [token, P]  token = g, p twice as many consecutive, for t    a product, stored as it is
 
-P's columns are numbered (f, g) where memory has (g, f).
+P's columns are numbered (f, q, e) where memory has (q, f, e), g being (q, e): of 16, 32 and 64 rows
+a lane has 2, 4 and 8, and f says which. So x is loaded once, as y will be, and what one instruction
+turns (`graphrt.kernels.renames.turned_x`) are its columns.
 """
 
 from __future__ import annotations
@@ -75,8 +77,8 @@ def state_columns_of(tile, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.c
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), V)
     P: tl.constexpr = tile.shape[0]
     N: tl.constexpr = tile.shape[1]
-    apart = gl.reshape(tile, [ROW_WARPS, 8, P // (8 * ROW_WARPS), N])
-    apart = gl.permute(apart, [2, 0, 1, 3])
+    apart = gl.reshape(tile, [ROW_WARPS, 4, P // (8 * ROW_WARPS), 2, N])
+    apart = gl.permute(apart, [2, 0, 1, 3, 4])
     tile = gl.permute(gl.reshape(apart, [P, N]), [1, 0])
     return gl.convert_layout(tile, COLUMNS, assert_trivial=True)
 
@@ -87,8 +89,8 @@ def x_columns(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), 2)
     J: tl.constexpr = x.shape[0]
     P: tl.constexpr = x.shape[1]
-    apart = gl.reshape(x, [J, ROW_WARPS, 8, P // (8 * ROW_WARPS)])
-    apart = gl.permute(apart, [0, 3, 1, 2])
+    apart = gl.reshape(x, [J, ROW_WARPS, 4, P // (8 * ROW_WARPS), 2])
+    apart = gl.permute(apart, [0, 3, 1, 2, 4])
     return gl.convert_layout(gl.reshape(apart, [J, P]), COLUMNS, assert_trivial=True)
 
 
@@ -130,6 +132,6 @@ def of_tokens(rows, BLOCK_T: tl.constexpr):
 def y_of(rows, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr, ROW_WARPS: tl.constexpr):
     """Return a product's y [BLOCK_T, rows of P] in the order of memory, in ``LAYOUT``."""
     P: tl.constexpr = rows.shape[1]
-    apart = gl.reshape(of_tokens(rows, BLOCK_T), [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 8])
-    y = gl.reshape(gl.permute(apart, [0, 2, 3, 1]), [BLOCK_T, P])
+    apart = gl.reshape(of_tokens(rows, BLOCK_T), [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 4, 2])
+    y = gl.reshape(gl.permute(apart, [0, 2, 3, 1, 4]), [BLOCK_T, P])
     return gl.convert_layout(y, LAYOUT, assert_trivial=True)

@@ -10,3 +10,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         "tests/interpreter needs TRITON_INTERPRET=1 before Triton is imported; "
         "run: TRITON_INTERPRET=1 pytest tests/interpreter"
     )
+
+from tests.helpers.patched_once import patch_once  # imports Triton
+
+patch_once()

@@ -20,6 +20,7 @@ TILES = pytest.mark.parametrize(
         *((16, 128, 8, 2), (16, 128, 8, 4), (32, 128, 4, 8), (16, 16, 2, 2), (16, 256, 8, 8)),
     ],
 )
+PAIRED = pytest.mark.parametrize("paired", [False, True])
 
 
 def elements(layout: Any) -> dict[tuple[int, int, int], tuple[int, int]]:
@@ -37,9 +38,11 @@ def elements(layout: Any) -> dict[tuple[int, int, int], tuple[int, int]]:
     return found
 
 
-def in_memory(load: int, place: int, own: int, v: int) -> tuple[int, int]:
+def in_memory(load: int, place: int, own: int, v: int, paired: bool) -> tuple[int, int]:
     """Return the row of P and the column that lie at a place of a load: see `ask_for_state`."""
-    return place // (4 * v) * own + load % own, load // own * 4 * v + place % (4 * v)
+    group, at = place // (4 * v), load % own
+    row = group // 2 * 2 * own + 2 * at + group % 2 if paired else group * own + at
+    return row, load // own * 4 * v + place % (4 * v)
 
 
 def check_lines(found: dict[tuple[int, int, int], tuple[int, int]], line: int, v: int) -> None:
@@ -50,25 +53,35 @@ def check_lines(found: dict[tuple[int, int, int], tuple[int, int]], line: int, v
         assert first_n % line == 0
 
 
+def check_far_apart(found: dict[tuple[int, int, int], tuple[int, int]], rows: int) -> None:
+    """The four lines of one register lie in each quarter of the tile's rows."""
+    for warp, _, register in found:
+        lines = [found[warp, lane, register][0] for lane in (0, 8, 16, 24)]
+        assert lines == [lines[0] + quarter * rows // 4 for quarter in range(4)]
+
+
+@PAIRED
 @TILES
 def test_a_state_is_copied_by_lines_and_taken_whole(
-    rows: int, columns: int, v: int, warps: int
+    rows: int, columns: int, v: int, warps: int, paired: bool
 ) -> None:
     own = rows // 8
     loads = own * columns // (4 * v)
     copied = elements(lines_layout(loads, own, v, warps))
-    there = {place: in_memory(*at, own, v) for place, at in copied.items()}
+    there = {place: in_memory(*at, own, v, paired) for place, at in copied.items()}
     assert Counter(there.values()) == Counter(itertools.product(range(rows), range(columns)))
     check_lines(there, 8 * v, v)
+    check_far_apart(there, rows)
     taken = elements(slots_layout(loads, own, v, warps, False))
     assert Counter(taken.values()) == Counter(copied.values())
 
 
+@PAIRED
 @pytest.mark.parametrize(("rows", "columns", "v"), [(16, 64, 8), (32, 64, 8), (32, 32, 4)])
 def test_a_thread_finds_its_elements_and_puts_what_a_flush_stores_there(
-    rows: int, columns: int, v: int
+    rows: int, columns: int, v: int, paired: bool
 ) -> None:
     own = rows // 8
     slots = elements(slots_layout(own * columns // (4 * v), own, v, 1, True))
-    held = elements(state_layout(rows, columns, v, 1, False))
-    assert {place: in_memory(*at, own, v) for place, at in slots.items()} == held
+    held = elements(state_layout(rows, columns, v, 1, False, 1, paired))
+    assert {place: in_memory(*at, own, v, paired) for place, at in slots.items()} == held
