@@ -168,8 +168,17 @@ def test_single_asks_for_everything_before_it_convolves_and_for_inputs_before_ca
 def test_a_fold_of_one_warp_turns_b_and_loads_none(choice: FusedLaunch, turned: bool) -> None:
     kernel = build(RANK, ALL, 1, 90, choice)["fused"]
     widths = {a.nbytes for a in kernel.accesses if a.argument == "b_ring_ptr" and a.kind == "load"}
-    assert bool(indices(kernel.sass, "MOVM")) is turned
+    of_x = 6  # of 8 x 8: two tiles of 8 rows of P, the history's two of tokens and the new one
+    assert len(indices(kernel.sass, "MOVM")) == of_x + (32 if turned else 0)
     assert widths == ({8} if turned else {8, 4})  # of the history, and of a fold
+
+
+@pytest.mark.parametrize(("rounding", "nbytes"), [("nearest", 8), ("stochastic", 4)])
+def test_x_is_loaded_as_y_is_stored_where_it_is_turned(rounding: str, nbytes: int) -> None:
+    case = replace(RANK, state_dtype=FP16, rounding=rounding)
+    kernel = build(case, ALL, 1, 90, SMALL)["fused"]
+    loads = [a.nbytes for a in kernel.accesses if a.argument == "x_ring_ptr" and a.kind == "load"]
+    assert loads == [nbytes] * (2 * 8 // nbytes)
 
 
 @BUCKETS

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from tools.gpu.tables import Report, Table
@@ -29,15 +28,10 @@ def cells(report: Report, state: str, **where: Any) -> Cells:
     return dict(sorted(found.items()))
 
 
-def pair_fp32(report: Report) -> Table:
-    """Return `pair` of an fp32 state."""
-    return pair(report, ("fp32",))
-
-
-def pair(report: Report, states: Sequence[str] = ("fp16", "fp32")) -> Table:
+def pair(report: Report) -> Table:
     """Return precompute + state update beside peer and yardsticks, by state dtype and batch."""
     rows = []
-    for state in states:
+    for state in ("fp16", "fp32"):
         for batch, times in cells(report, state).items():
             ours, peer = times["pair"], times.get(RING)
             rows.append(
@@ -123,7 +117,6 @@ def _us(timing: dict[str, Any] | None) -> str:
 
 TABLES = {
     "pair": pair,
-    "pair_fp32": pair_fp32,
     "beside": beside,
     "stages": stages,
     "tail": tail,

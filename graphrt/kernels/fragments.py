@@ -197,21 +197,23 @@ def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
 
 
 @constexpr_function
-def lines_layout(loads: int, own: int, v: int, warps: int) -> Any:
+def lines_layout(loads: int, own: int, v: int, warps: int, paired: bool = False) -> Any:
     """Return the layout in which [loads, 32 V] is copied: 8 lanes that follow have 8 V of a row.
 
-    Four lines are asked for at once, of rows as far apart as a tile has them: a launch takes up to
-    5 % longer where they lie together, or where what they are apart suits L2 badly.
+    Four lines are asked for at once. Of rows that are ``paired`` as far apart as a tile has them: a
+    launch takes up to 5 % longer where they lie together, or L2 has them in the same place.
     """
+    of_g = [[0, 4 * v], [0, 8 * v], [0, 16 * v]]
+    one, *others = of_g if paired else of_g[::-1]
     rest = (
         [[load, 0] for load in _powers(2 * own, loads)]
-        + [[0, 4 * v]]
+        + [one]
         + [[load, 0] for load in _powers(1, own)]
     )
     shared = len(_powers(1, warps))
     return _linear(
         [[0, n] for n in _powers(1, v)] + rest[shared:],
-        [[0, v], [0, 2 * v], [own, 0], [0, 8 * v], [0, 16 * v]],
+        [[0, v], [0, 2 * v], [own, 0], *sorted(others)],
         rest[:shared],
         [loads, 32 * v],
     )
@@ -228,6 +230,13 @@ def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1, paired: boo
         [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
+
+
+@constexpr_function
+def loaded_x_layout(tokens: int, rows: int, warps: int, row_warps: int, paired: bool) -> Any:
+    """Return the layout in which x is loaded: as products want it; ``paired``, as y will be."""
+    of = out_layout if paired else x_layout
+    return of(tokens, rows, warps, row_warps)
 
 
 @constexpr_function

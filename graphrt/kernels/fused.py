@@ -104,6 +104,8 @@ def _fused_kernel(
     WARPS: tl.constexpr,
     ROW_WARPS: tl.constexpr,
 ):
+    # Where draws take registers what is turned costs more than it saves.
+    PAIRED: tl.constexpr = not STOCHASTIC
     signal_consumer(SIGNAL)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     HEADS_PER_GROUP: tl.constexpr = H // G
@@ -137,19 +139,19 @@ def _fused_kernel(
         z_ptr += row * stride_z_row + head * stride_z_head
     V: tl.constexpr = vector(BLOCK_N, state_ptr.dtype.element_ty.primitive_bitwidth)
     wait_for_producer(WAIT)
-    c_new, b_new, x_new, z = ask_for_tokens(
+    c_new, b_new, x_new, x_of_y, z = ask_for_tokens(
         conv_out_ptr + head * P, conv_out_ptr + H * P + group * N, stride_conv_token,
         z_ptr, stride_z_token, stride_z_dim, first_row, live,
-        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
     )  # fmt: skip
     loads_stay_ahead()
     x_past, b_past, dt_past = ask_for_history(
         x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
     )  # fmt: skip
     loads_stay_ahead()
     state = ask_for_state(
-        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, True
+        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED
     )
     zero = zero_after_loads()  # what products start from: none is before a load
 
@@ -157,9 +159,9 @@ def _fused_kernel(
     fused_tile(
         state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, out_ptr, stride_out_token, stride_out_dim,
         head, first_row, live, ring_start, held, flush, seed, layer, a, bias, skip, dt_min, dt_max,
-        raw, c_new, b_new, x_new, z, x_past, b_past, dt_past, state, zero,
+        raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
         P, N, T, HEADS_PER_GROUP, RING_ROWS, PLANES, READ_C, HAS_DT_BIAS, HAS_D, HAS_Z, STOCHASTIC,
-        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS,
+        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import c_layout, of_one_head_layout, out_layout
+from graphrt.kernels.fragments import c_layout, loaded_x_layout, of_one_head_layout, out_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.row_cursors import ring_row
 
@@ -21,9 +21,12 @@ def ask_for_history(
     x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
     P: tl.constexpr, N: tl.constexpr, RING_ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
+    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
-    """Return x [BLOCK_W, BLOCK_P], B [BLOCK_W, BLOCK_N] and dt [BLOCK_W], 0 after ``held``."""
+    """Return x [BLOCK_W, BLOCK_P], B [BLOCK_W, BLOCK_N] and dt [BLOCK_W], 0 after ``held``.
+
+    x: in a `loaded_x_layout`.
+    """
     PAST: tl.constexpr = of_one_head_layout(WARPS)
     past = gl.arange(0, BLOCK_W, layout=PAST)
     dt = gl.load(dt_ring_ptr + ring_row(ring_start + past, RING_ROWS), mask=past < held, other=0.0)
@@ -35,7 +38,7 @@ def ask_for_history(
         mask=(past < held)[:, None] & (n < N)[None, :],
         other=0.0,
     )
-    X: tl.constexpr = out_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS)
+    X: tl.constexpr = loaded_x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS, PAIRED)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, X))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, X))
     x = gl.load(
@@ -52,11 +55,11 @@ def ask_for_tokens(
     x_ptr, b_ptr, stride_token, z_ptr, stride_z_token, stride_z_dim, first_row, live,
     P: tl.constexpr, N: tl.constexpr, G: tl.constexpr, T: tl.constexpr, HAS_Z: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
+    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Return C and B [BLOCK_T, BLOCK_N]; x and, where y will be, x and z [BLOCK_T, BLOCK_P].
 
-    0 where not ``live``; z is 0 without HAS_Z.
+    The first x in a `loaded_x_layout`. 0 where not ``live``; z is 0 without HAS_Z.
     """
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
@@ -65,18 +68,31 @@ def ask_for_tokens(
     b_ptrs = b_ptr + token[:, None] * stride_token + n[None, :]
     c = gl.load(b_ptrs + G * N, mask=mask, other=0.0)
     b = gl.load(b_ptrs, mask=mask, other=0.0)
+    X: tl.constexpr = loaded_x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS, PAIRED)
     Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
-    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, Y))
-    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, Y))
-    mask = ((token < T) & live)[:, None] & (p < P)[None, :]
-    x = gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
+    x = _ask_for_x(x_ptr, stride_token, first_row, live, P, T, BLOCK_T, BLOCK_P, X)
+    x_of_y = x
+    if not PAIRED:
+        x_of_y = _ask_for_x(x_ptr, stride_token, first_row, live, P, T, BLOCK_T, BLOCK_P, Y)
     z = 0.0
     if HAS_Z:
         z = ask_for_z(
             z_ptr, stride_z_token, stride_z_dim, first_row, live,
             P, T, BLOCK_T, BLOCK_P, WARPS, ROW_WARPS,
         )  # fmt: skip
-    return c, b, x, z
+    return c, b, x, x_of_y, z
+
+
+@jit
+def _ask_for_x(
+    x_ptr, stride_token, first_row, live,
+    P: tl.constexpr, T: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
+    LAYOUT: tl.constexpr,
+):  # fmt: skip
+    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, LAYOUT))
+    p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, LAYOUT))
+    mask = ((token < T) & live)[:, None] & (p < P)[None, :]
+    return gl.load(x_ptr + token[:, None] * stride_token + p[None, :], mask=mask, other=0.0)
 
 
 @jit

@@ -30,7 +30,7 @@ from graphrt.kernels.precompute import softplus
 from graphrt.kernels.products import into_range_in_pairs
 from graphrt.kernels.ptx import exp
 from graphrt.kernels.read_out import read_out_by_token
-from graphrt.kernels.renames import padded_rows, turned, turned_x, x_rows
+from graphrt.kernels.renames import turned, turned_x, x_rows
 from graphrt.kernels.row_cursors import ring_row
 from graphrt.kernels.state_tile import wait_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerWeights, Scratch
@@ -38,7 +38,6 @@ from graphrt.kernels.token_rows import (
     causal_times_x,
     of_tokens,
     products_with_b,
-    x_columns,
     y_of,
 )
 from graphrt.kernels.tuning import FusedLaunch
@@ -56,13 +55,14 @@ def fused_tile(
     # weights of the head
     a, bias, skip, dt_min, dt_max,
     # what has been asked for, and what products start from
-    raw, c_new, b_new, x_new, z, x_past, b_past, dt_past, state, zero,
+    raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
     # constants
     P: tl.constexpr, N: tl.constexpr, T: tl.constexpr, HEADS_PER_GROUP: tl.constexpr,
     RING_ROWS: tl.constexpr, PLANES: tl.constexpr, READ_C: tl.constexpr,
     HAS_DT_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, STOCHASTIC: tl.constexpr,
     IN_SHARED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
+    PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Write ``out``, append to the rings, fold on a flush."""
     OF_HEAD: tl.constexpr = of_one_head_layout(WARPS)
@@ -94,7 +94,7 @@ def fused_tile(
     end = ring_start + held
     gl.store(
         x_ring_ptr + ring_row(end + of_y, RING_ROWS)[:, None] * P + p[None, :],
-        x_new,
+        x_of_y,
         mask=mask_y & live,
     )
     if first_row == 0:
@@ -116,26 +116,29 @@ def fused_tile(
     gain_past = _at_tokens(decay_over(cum_new), OF_PAST) * _at_columns(weight, OF_PAST)
     products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
     causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
-    past_x = turned_x(x_past, WARPS, ROW_WARPS)
-    new_x = turned_x(x_new, WARPS, ROW_WARPS)
+    if PAIRED:
+        x_past = turned_x(x_past, WARPS, ROW_WARPS)
+        x_new = turned_x(x_new, WARPS, ROW_WARPS)
 
-    # The outputs. The causal matrix meets x before the state is waited for: with an fp32 state 0.05
-    # to 0.1 us less at batch 1 to 4.
+    # The outputs. Where x is turned the causal matrix meets it before the state is waited for: with
+    # an fp32 state 0.05 to 0.1 us less at batch 1 to 4. Otherwise it takes up to 2 % longer.
     decay = _at_tokens(decay_over(total + cum_new), OUT) * _at_tokens(undo, OUT)
-    within = causal_times_x(
-        causal_past,
-        causal_new,
-        x_columns(past_x, WARPS, ROW_WARPS),
-        x_columns(padded_rows(new_x, 16), WARPS, ROW_WARPS),
-        PLANES,
-        WARPS,
-        ROW_WARPS,
-    )
+    if PAIRED:
+        within = causal_times_x(
+            causal_past, causal_new, x_past, x_new, PLANES, WARPS, ROW_WARPS, PAIRED
+        )
     wait_for_state(IN_SHARED)
-    y = read_out_by_token(state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS)
-    y = y_of(y, OUT, BLOCK_T, ROW_WARPS) * decay + y_of(within, OUT, BLOCK_T, ROW_WARPS)
+    y = read_out_by_token(
+        state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED
+    )
+    if not PAIRED:
+        within = causal_times_x(
+            causal_past, causal_new, x_past, x_new, PLANES, WARPS, ROW_WARPS, PAIRED
+        )
+    y = y_of(y, OUT, BLOCK_T, ROW_WARPS, PAIRED) * decay
+    y += y_of(within, OUT, BLOCK_T, ROW_WARPS, PAIRED)
     if HAS_D:
-        y += x_new.to(gl.float32) * skip
+        y += x_of_y.to(gl.float32) * skip
     if HAS_Z:
         z = z.to(gl.float32)
         y *= z / (1.0 + exp(-z))
@@ -153,13 +156,13 @@ def fused_tile(
             b_folded = b_of_history(
                 b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS
             )
-        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS, True)
+        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS, PAIRED)
         fold_weight = gl.convert_layout(weight, gl.SliceLayout(1, X))
         fold(
             state_ptr,
             state,
             first_row,
-            x_rows(past_x.to(gl.float32) * fold_weight[:, None], WARPS, ROW_WARPS, True),
+            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS, ROW_WARPS, PAIRED),
             b_folded,
             decay_over(total),
             seed,
@@ -175,7 +178,7 @@ def fused_tile(
             IN_SHARED,
             TURNED,
             ROW_WARPS,
-            True,
+            PAIRED,
         )
 
 

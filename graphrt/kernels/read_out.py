@@ -48,7 +48,7 @@ def read_out(
 @jit
 def read_out_by_token(
     state, c, zero, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, IN_SHARED: tl.constexpr, ROW_WARPS: tl.constexpr,
+    WARPS: tl.constexpr, IN_SHARED: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Return the same with tokens as rows and the state's rows as columns, [16, ROWS].
 
@@ -58,9 +58,9 @@ def read_out_by_token(
     high = gl.zeros([16, ROWS], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS)) + zero
     low = high
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, True)
+        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, PAIRED)
         rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS, ROW_WARPS)
         high, low = product_apart(
-            rows, state_columns_of(tile, V, WARPS, ROW_WARPS), high, low, True
+            rows, state_columns_of(tile, V, WARPS, ROW_WARPS, PAIRED), high, low, True
         )
     return high + low

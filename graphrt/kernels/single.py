@@ -41,6 +41,7 @@ from graphrt.kernels.fragments import (
     taps_layout,
     taps_of_out_layout,
     vector,
+    x_layout,
 )
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_z
 from graphrt.kernels.fused_tile import fused_tile, tile_constants
@@ -233,15 +234,16 @@ def _single_kernel(
     bc_seen = bc_old + bc_new
     x_seen = shifted(x_of_taps, x_old, of_y, WIDTH)
 
-    # conv1d's work; with x behind B and C ptxas makes one SiLU after the other.
+    # conv1d's work.
     ACT: tl.constexpr = xbc_ptr.dtype.element_ty
-    x_new = convolved(x_seen, x_bias[None, :], x_taps, 0, WIDTH, True)
-    x_new = gl.where((of_y < T)[:, None], x_new, 0.0).to(ACT)
     bc = by_token(bc_seen, bc_bias, bc_taps, 0, BLOCK_T, T, WIDTH, ACT)
     bc = gl.convert_layout(gl.permute(bc, [1, 0]), c_layout(BLOCK_T, 2 * BLOCK_N, V, WARPS))
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
     b_new = gl.convert_layout(columns_from(bc, 0, BLOCK_N), C, assert_trivial=True)
     c_new = gl.convert_layout(columns_from(bc, BLOCK_N, BLOCK_N), C, assert_trivial=True)
+    x_of_y = convolved(x_seen, x_bias[None, :], x_taps, 0, WIDTH, True)
+    x_of_y = gl.where((of_y < T)[:, None], x_of_y, 0.0).to(ACT)
+    x_new = gl.convert_layout(x_of_y, x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS))
     gl.store(
         conv_ring_ptr
         + ring_row(conv_pos + of_y, CONV_ROWS)[:, None] * stride_conv_row
@@ -257,9 +259,9 @@ def _single_kernel(
     fused_tile(
         state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, out_ptr, stride_out_token, stride_out_dim,
         head, first_row, live, ring_start, held, flush, seed, layer, a, bias, skip, dt_min, dt_max,
-        raw, c_new, b_new, x_new, z, x_past, b_past, dt_past, state, zero,
+        raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
         P, N, T, HEADS_PER_GROUP, RING_ROWS, PLANES, READ_C, HAS_DT_BIAS, HAS_D, HAS_Z, STOCHASTIC,
-        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS,
+        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS, False,
     )  # fmt: skip
 
 
@@ -281,11 +283,11 @@ def _ask_for_caches(
     loads_stay_ahead()
     x_past, b_past, dt_past = ask_for_history(
         x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, False,
     )  # fmt: skip
     loads_stay_ahead()
     state = ask_for_state(
-        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, True
+        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS
     )
     return bc_old, x_old, x_past, b_past, dt_past, state
 

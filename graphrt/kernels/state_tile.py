@@ -78,7 +78,7 @@ def _by_lines(
     PAIRED: tl.constexpr,
 ):
     """Return the row of P and the column of N of each element of shared memory, [LOADS, 32 V]."""
-    LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS)
+    LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS, PAIRED)
     load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
     place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
     group, own = place // (4 * V), load % OWN
@@ -168,5 +168,5 @@ def store_state(
     LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
     p, n = _by_lines(LOADS, OWN, V, 1, PAIRED)
     p += first_row
-    tile = part(state, 0, LOADS, lines_layout(LOADS, OWN, V, 1))
+    tile = part(state, 0, LOADS, lines_layout(LOADS, OWN, V, 1, PAIRED))
     gl.store(state_ptr + p * N + n, tile, mask=(p < P) & (n < N))

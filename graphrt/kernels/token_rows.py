@@ -6,14 +6,14 @@ the history or of the launch, and rows of P. With lane = 4 g + t (`graphrt.kerne
 
     C      [token, N]  token = g, n = V consecutive for t               rows of a product
     B      [j, N]      j = g, the same n                                columns of a product
-    state  [P, N]      p = every other of a pair of g's, the same n     columns of a product
+    state  [P, N]      p = 2, 4 or 8 consecutive for g, the same n      columns of a product
     causal [token, j]  token = g, j = 2t, 2t + 1, 8 + 2t, 9 + 2t        a product, then its rows
     x      [j, P]      the same j, p as the state                       columns of a product
     y      [token, P]  token = g, p twice as many consecutive, for t    a product, stored as it is
 
-P's columns are numbered (f, q, e) where memory has (q, f, e), g being (q, e): of 16, 32 and 64 rows
-a lane has 2, 4 and 8, and f says which. So x is loaded once, as y will be, and what one instruction
-turns (`graphrt.kernels.renames.turned_x`) are its columns.
+P's columns are numbered (f, g) where memory has (g, f). PAIRED, g being (q, e), it has (q, f, e): p
+of the state and x is every other of those of two lanes, and x is loaded once, as y will be; what an
+instruction turns (`graphrt.kernels.renames.turned_x`) are its columns.
 """
 
 from __future__ import annotations
@@ -72,37 +72,50 @@ def products_with_b(c, b, zero, V: tl.constexpr, WARPS: tl.constexpr):
 
 
 @jit
-def state_columns_of(tile, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
+def state_columns_of(
+    tile, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr
+):
     """Return a state tile [rows of P, N] as the columns of a product."""
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), V)
     P: tl.constexpr = tile.shape[0]
     N: tl.constexpr = tile.shape[1]
-    apart = gl.reshape(tile, [ROW_WARPS, 4, P // (8 * ROW_WARPS), 2, N])
-    apart = gl.permute(apart, [2, 0, 1, 3, 4])
+    if PAIRED:
+        apart = gl.reshape(tile, [ROW_WARPS, 4, P // (8 * ROW_WARPS), 2, N])
+        apart = gl.permute(apart, [2, 0, 1, 3, 4])
+    else:
+        apart = gl.reshape(tile, [ROW_WARPS, 8, P // (8 * ROW_WARPS), N])
+        apart = gl.permute(apart, [2, 0, 1, 3])
     tile = gl.permute(gl.reshape(apart, [P, N]), [1, 0])
     return gl.convert_layout(tile, COLUMNS, assert_trivial=True)
 
 
 @jit
-def x_columns(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
+def x_columns(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr):
     """Return x [16 tokens or more, rows of P] as the columns of a product."""
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), 2)
     J: tl.constexpr = x.shape[0]
     P: tl.constexpr = x.shape[1]
-    apart = gl.reshape(x, [J, ROW_WARPS, 4, P // (8 * ROW_WARPS), 2])
-    apart = gl.permute(apart, [0, 3, 1, 2, 4])
+    if PAIRED:
+        apart = gl.reshape(x, [J, ROW_WARPS, 4, P // (8 * ROW_WARPS), 2])
+        apart = gl.permute(apart, [0, 3, 1, 2, 4])
+    else:
+        apart = gl.reshape(x, [J, ROW_WARPS, 8, P // (8 * ROW_WARPS)])
+        apart = gl.permute(apart, [0, 3, 1, 2])
     return gl.convert_layout(gl.reshape(apart, [J, P]), COLUMNS, assert_trivial=True)
 
 
 @jit
 def causal_times_x(
     causal_past, causal_new, x_past, x_new, PLANES: tl.constexpr, WARPS: tl.constexpr,
-    ROW_WARPS: tl.constexpr,
+    ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Return the causal matrix times x, [16, rows of P], rows and columns a product's.
 
+    x_past, x_new: [history or tokens, rows of P], in an `x_layout`.
     PLANES: as precompute hands the matrix on, in one of fp32, or in one as x and what that left.
     """
+    x_past = x_columns(x_past, WARPS, ROW_WARPS, PAIRED)
+    x_new = x_columns(padded_rows(x_new, 16), WARPS, ROW_WARPS, PAIRED)
     none = gl.zeros([16, x_past.shape[1]], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS))
     if PLANES == 2:
         high_past, high_new = causal_past.to(x_past.dtype), causal_new.to(x_new.dtype)
@@ -129,9 +142,21 @@ def of_tokens(rows, BLOCK_T: tl.constexpr):
 
 
 @jit
-def y_of(rows, LAYOUT: tl.constexpr, BLOCK_T: tl.constexpr, ROW_WARPS: tl.constexpr):
+def y_of(
+    rows,
+    LAYOUT: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROW_WARPS: tl.constexpr,
+    PAIRED: tl.constexpr,
+):
     """Return a product's y [BLOCK_T, rows of P] in the order of memory, in ``LAYOUT``."""
     P: tl.constexpr = rows.shape[1]
-    apart = gl.reshape(of_tokens(rows, BLOCK_T), [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 4, 2])
-    y = gl.reshape(gl.permute(apart, [0, 2, 3, 1, 4]), [BLOCK_T, P])
+    rows = of_tokens(rows, BLOCK_T)
+    if PAIRED:
+        apart = gl.reshape(rows, [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 4, 2])
+        apart = gl.permute(apart, [0, 2, 3, 1, 4])
+    else:
+        apart = gl.reshape(rows, [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 8])
+        apart = gl.permute(apart, [0, 2, 3, 1])
+    y = gl.reshape(apart, [BLOCK_T, P])
     return gl.convert_layout(y, LAYOUT, assert_trivial=True)
