@@ -6,8 +6,8 @@ g being (q, e), where it has (q, m, h, e). Where warps share rows their number w
 memory's first. The columns that the fold's product gives are numbered (i, f, t, e) where memory has
 (i, t, e, f): `columns_of_product`. The fused kernels have B in a `c_layout` when a fold wants it,
 and turn it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
-They turn x too (`turned_x`). All else here only renames a thread's registers, which hold what
-`graphrt.kernels.fragments` says.
+Where rows are PAIRED x is turned too (`turned_x`). All else only renames a thread's registers,
+which hold what `graphrt.kernels.fragments` says.
 """
 
 from __future__ import annotations
