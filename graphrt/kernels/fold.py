@@ -87,6 +87,7 @@ def fold(
     weight, rows and layout a product's; 0 after the history. b_past: as `b_of_history` returns it,
     or where TURNED as `renames.turned` does, for one warp. decay: of the state.
     """
+    tl.static_assert(not (PAIRED and STOCHASTIC), "draws are for rows that are consecutive")
     # By half lines a launch where all slots flush takes 5 % longer.
     BY_LINES: tl.constexpr = IN_SHARED and WARPS == 1
     COLUMNS: tl.constexpr = folded_at_once(BLOCK_N, V, WARPS // ROW_WARPS, BY_LINES)
@@ -154,9 +155,7 @@ def _folded(
         folded = gl.fma(old.to(gl.float32), decay, added)
         if STOCHASTIC:
             octet = first_octet + FIRST // 8
-            stored = _rounded(
-                folded, seed, octet, layer, (N + 7) // 8, V, WARPS, ROW_WARPS, PAIRED, DTYPE
-            )
+            stored = _rounded(folded, seed, octet, layer, (N + 7) // 8, V, WARPS, ROW_WARPS, DTYPE)
         else:
             stored = folded.to(DTYPE)
     return stored
@@ -172,17 +171,15 @@ def _rounded(
     V: tl.constexpr,
     WARPS: tl.constexpr,
     ROW_WARPS: tl.constexpr,
-    PAIRED: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     """Return columns of a tile rounded by random draws, numbered from ``first_octet`` on."""
     ROWS: tl.constexpr = folded.shape[0]
     OCTETS: tl.constexpr = folded.shape[1] // 8
-    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS, ROW_WARPS, PAIRED)
+    DRAWS: tl.constexpr = octets_layout(ROWS, OCTETS, V, WARPS, ROW_WARPS)
     row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, DRAWS))
     octet = gl.arange(0, OCTETS, layout=gl.SliceLayout(0, DRAWS))
     octets = (first_octet + row * ROW_OCTETS)[:, None] + octet[None, :]
     words = stochastic_words(seed, octets.to(gl.uint32), layer, ROWS, OCTETS)
-    STATE: tl.constexpr = state_layout(ROWS, 8 * OCTETS, V, WARPS, False, ROW_WARPS, PAIRED)
-    words = gl.convert_layout(words, STATE)
+    words = gl.convert_layout(words, state_layout(ROWS, 8 * OCTETS, V, WARPS, False, ROW_WARPS))
     return round_stochastic(folded, words, DTYPE)

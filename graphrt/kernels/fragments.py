@@ -161,9 +161,7 @@ def state_layout(
 
 
 @constexpr_function
-def octets_layout(
-    rows: int, octets: int, v: int, warps: int, row_warps: int = 1, paired: bool = False
-) -> Any:
+def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of draws [rows of P, N / 8], each for 8 elements of a `state_layout`.
 
     A thread's own draws where it has 8 elements together; else some threads make the same.
@@ -171,12 +169,11 @@ def octets_layout(
     own, each = rows // (8 * row_warps), max(v // 8, 1)
     sharing = warps // row_warps
     lanes = [each, 2 * each]
-    of_thread, of_lanes = _rows_of_p(own, paired)
     return _linear(
         [[0, n] for n in _powers(1, each)]
-        + [[p, 0] for p in of_thread]
+        + [[p, 0] for p in _powers(1, own)]
         + [[0, n] for n in _powers(4 * each * sharing, octets)],
-        [[0, n if n < octets else 0] for n in lanes] + [[p, 0] for p in of_lanes],
+        [[0, n if n < octets else 0] for n in lanes] + [[own, 0], [2 * own, 0], [4 * own, 0]],
         [[p, 0] for p in _powers(8 * own, rows)]
         + [[0, n if n < octets else 0] for n in _powers(4 * each, 4 * each * sharing)],
         [rows, octets],

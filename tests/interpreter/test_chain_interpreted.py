@@ -103,16 +103,33 @@ def test_every_kind_of_launch_configuration(
     MirroredDriver(case).run(5)
 
 
-FOLDS = {name: one for name, one in LAUNCHES.items() if name != "single_uneven"}
+# Without draws a fused kernel has rows of P in pairs: of one warp, of four, and shared by two.
+PAIRED = {
+    name: replace(LAUNCHES["narrow"], fused=launch)
+    for name, launch in (FUSED | {"fused_rows": FusedLaunch(64, 2)}).items()
+    if name in ("fused_wide", "fused_uneven", "fused_rows")
+}
+FOLDS = [
+    *(("stochastic", name, one) for name, one in LAUNCHES.items() if name != "single_uneven"),
+    *(("nearest", name, one) for name, one in PAIRED.items()),
+]
 
 
-@pytest.mark.parametrize("launch", FOLDS.values(), ids=FOLDS)
-def test_a_fold_in_several_parts(launch: ChainLaunch, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rounding", "launch"),
+    [(rounding, launch) for rounding, _, launch in FOLDS],
+    ids=[f"{rounding}-{name}" for rounding, name, _ in FOLDS],
+)
+def test_a_fold_in_several_parts(
+    rounding: str, launch: ChainLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More columns of N than are worked on at once, for each number of warps; draws numbered on."""
     monkeypatch.setattr(chain, "lookup", lambda shape, rows, **_: launch)
     case = replace(
-        SMALLEST, state_dim=256, activation_dtype=BF16, state_dtype=FP16, rounding="stochastic"
+        SMALLEST, state_dim=256, activation_dtype=BF16, state_dtype=FP16, rounding=rounding
     )
+    if rounding == "nearest":
+        case = replace(case, head_dim=64)  # all rows of a tile
     assert MirroredDriver(case).run(16).flushes >= 3
 
 
