@@ -119,13 +119,19 @@ def _linear(registers: list[Any], lanes: list[Any], warps: list[Any], shape: lis
 
 
 @constexpr_function
+def in_turn(paired: bool) -> int:
+    """Return E, how many g's have their rows of P in turn: memory has p = (q, f, e), g = (q, e)."""
+    return 2 if paired else 1
+
+
+@constexpr_function
 def _rows_of_p(own: int, paired: bool) -> tuple[list[int], list[int]]:
     """Return the steps in P of a thread's ``own`` rows, and those of g.
 
     A thread's are consecutive, or ``paired``: those of g and g + 1, g even, in turn.
     """
-    step = 2 if paired else 1
-    return _powers(step, step * own), [1 if paired else own, 2 * own, 4 * own]
+    step = in_turn(paired)
+    return _powers(step, step * own), [*_powers(1, step), *_powers(step * own, 8 * own)]
 
 
 @constexpr_function

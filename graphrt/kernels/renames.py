@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders in which products number rows and columns, where memory has another.
 
-Rows of a product are numbered (m, h, g) where memory has (g, m, h): `rows_of_product`; PAIRED, with
-g being (q, e), where it has (q, m, h, e). Where warps share rows their number w is the second, and
+Rows of a product are numbered (m, h, g) where memory has (q, m, h, e): `rows_of_product`. g is
+(q, e), PAIRED with two e, else with one. Where warps share rows their number w is the second, and
 memory's first. The columns that the fold's product gives are numbered (i, f, t, e) where memory has
 (i, t, e, f): `columns_of_product`. The fused kernels have B in a `c_layout` when a fold wants it,
 and turn it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import rows_of_p_layout, x_layout
+from graphrt.kernels.fragments import in_turn, rows_of_p_layout, x_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.ptx import INTERPRETED, turned_blocks
 
@@ -27,12 +27,10 @@ def rows_of_product(value, ROW_WARPS: tl.constexpr = 1, PAIRED: tl.constexpr = F
     if ROWS == 8 * ROW_WARPS:
         both = gl.reshape(gl.join(value, gl.zeros_like(value)), [ROW_WARPS, 8, K, 2])
         found = gl.reshape(gl.permute(both, [0, 3, 1, 2]), [2 * ROWS, K])
-    elif PAIRED:
-        apart = gl.reshape(value, [ROW_WARPS, 4, ROWS // (16 * ROW_WARPS), 2, 2, K])
-        found = gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4, 5]), [ROWS, K])
     else:
-        apart = gl.reshape(value, [ROW_WARPS, 8, ROWS // (16 * ROW_WARPS), 2, K])
-        found = gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4]), [ROWS, K])
+        E: tl.constexpr = in_turn(PAIRED)
+        apart = gl.reshape(value, [ROW_WARPS, 8 // E, ROWS // (16 * ROW_WARPS), 2, E, K])
+        found = gl.reshape(gl.permute(apart, [2, 0, 3, 1, 4, 5]), [ROWS, K])
     return found
 
 
@@ -54,12 +52,10 @@ def rows_of_memory(
         apart = gl.reshape(value, [ROW_WARPS, 2, 8, K])
         first, _ = gl.split(gl.permute(apart, [0, 2, 3, 1]))
         found = gl.reshape(first, [ROWS, K])
-    elif PAIRED:
-        apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 4, 2, K])
-        found = gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4, 5]), [ROWS, K])
     else:
-        apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8, K])
-        found = gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4]), [ROWS, K])
+        E: tl.constexpr = in_turn(PAIRED)
+        apart = gl.reshape(value, [ROWS // (16 * ROW_WARPS), ROW_WARPS, 2, 8 // E, E, K])
+        found = gl.reshape(gl.permute(apart, [1, 3, 0, 2, 4, 5]), [ROWS, K])
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from graphrt.kernels.fragments import lines_layout, most_warps, slots_layout, state_layout
+from graphrt.kernels.fragments import in_turn, lines_layout, most_warps, slots_layout, state_layout
 from graphrt.kernels.gluon import fetch, fetched, gl, jit, part, put
 from graphrt.kernels.renames import columns_from
 from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
@@ -82,7 +82,8 @@ def _by_lines(
     load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
     place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
     group, own = place // (4 * V), load % OWN
-    p = group // 2 * (2 * OWN) + 2 * own + group % 2 if PAIRED else group * OWN + own
+    E: tl.constexpr = in_turn(PAIRED)
+    p = group // E * (E * OWN) + own * E + group % E
     return p, load // OWN * (4 * V) + place % (4 * V)
 
 
@@ -115,13 +116,9 @@ def state_columns(
         LOADS: tl.constexpr = OWN * LINE // (4 * V)
         SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, WHOLE)
         slots = part(state, LOADS * (FIRST // LINE), LOADS, SLOTS)
-        if PAIRED:
-            apart = gl.reshape(slots, [LINE // (4 * V), OWN, 4, 2, 4 * V])
-            apart = gl.permute(apart, [2, 1, 3, 0, 4])
-        else:
-            apart = gl.reshape(slots, [LINE // (4 * V), OWN, 8, 4 * V])
-            apart = gl.permute(apart, [2, 1, 0, 3])
-        tile = gl.reshape(apart, [ROWS, LINE])
+        E: tl.constexpr = in_turn(PAIRED)
+        apart = gl.reshape(slots, [LINE // (4 * V), OWN, 8 // E, E, 4 * V])
+        tile = gl.reshape(gl.permute(apart, [2, 1, 3, 0, 4]), [ROWS, LINE])
         TILE: tl.constexpr = state_layout(ROWS, LINE, V, WARPS, WHOLE, 1, PAIRED)
         columns = columns_from(
             gl.convert_layout(tile, TILE, assert_trivial=True), FIRST % LINE, COLUMNS
@@ -138,13 +135,9 @@ def put_columns(state, tile, FIRST: tl.constexpr, V: tl.constexpr, PAIRED: tl.co
     COLUMNS: tl.constexpr = tile.shape[1]
     LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
     SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, 1, True)
-    if PAIRED:
-        apart = gl.reshape(tile, [4, OWN, 2, COLUMNS // (4 * V), 4 * V])
-        apart = gl.permute(apart, [3, 1, 0, 2, 4])
-    else:
-        apart = gl.reshape(tile, [8, OWN, COLUMNS // (4 * V), 4 * V])
-        apart = gl.permute(apart, [2, 1, 0, 3])
-    slots = gl.reshape(apart, [LOADS, 32 * V])
+    E: tl.constexpr = in_turn(PAIRED)
+    apart = gl.reshape(tile, [8 // E, OWN, E, COLUMNS // (4 * V), 4 * V])
+    slots = gl.reshape(gl.permute(apart, [3, 1, 0, 2, 4]), [LOADS, 32 * V])
     slots = gl.convert_layout(slots, SLOTS, assert_trivial=True)
     put(state, LOADS * (FIRST // COLUMNS), slots)
 

@@ -11,9 +11,9 @@ the history or of the launch, and rows of P. With lane = 4 g + t (`graphrt.kerne
     x      [j, P]      the same j, p as the state                       columns of a product
     y      [token, P]  token = g, p twice as many consecutive, for t    a product, stored as it is
 
-P's columns are numbered (f, g) where memory has (g, f). PAIRED, g being (q, e), it has (q, f, e): p
-of the state and x is every other of those of two lanes, and x is loaded once, as y will be; what an
-instruction turns (`graphrt.kernels.renames.turned_x`) are its columns.
+P's columns are numbered (f, q, e) where memory has (q, f, e), g being (q, e), with one e. PAIRED
+with two: p of the state and x is every other of those of two lanes, and x is loaded once, as y will
+be; what an instruction turns (`graphrt.kernels.renames.turned_x`) are its columns.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import triton.language as tl
 
 from graphrt.kernels.fragments import (
     columns_of_p_layout,
+    in_turn,
     multiplied_at_once,
     whole_product_layout,
 )
@@ -79,12 +80,9 @@ def state_columns_of(
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), V)
     P: tl.constexpr = tile.shape[0]
     N: tl.constexpr = tile.shape[1]
-    if PAIRED:
-        apart = gl.reshape(tile, [ROW_WARPS, 4, P // (8 * ROW_WARPS), 2, N])
-        apart = gl.permute(apart, [2, 0, 1, 3, 4])
-    else:
-        apart = gl.reshape(tile, [ROW_WARPS, 8, P // (8 * ROW_WARPS), N])
-        apart = gl.permute(apart, [2, 0, 1, 3])
+    E: tl.constexpr = in_turn(PAIRED)
+    apart = gl.reshape(tile, [ROW_WARPS, 8 // E, P // (8 * ROW_WARPS), E, N])
+    apart = gl.permute(apart, [2, 0, 1, 3, 4])
     tile = gl.permute(gl.reshape(apart, [P, N]), [1, 0])
     return gl.convert_layout(tile, COLUMNS, assert_trivial=True)
 
@@ -95,12 +93,9 @@ def x_columns(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.conste
     COLUMNS: tl.constexpr = gl.DotOperandLayout(1, columns_of_p_layout(WARPS, ROW_WARPS), 2)
     J: tl.constexpr = x.shape[0]
     P: tl.constexpr = x.shape[1]
-    if PAIRED:
-        apart = gl.reshape(x, [J, ROW_WARPS, 4, P // (8 * ROW_WARPS), 2])
-        apart = gl.permute(apart, [0, 3, 1, 2, 4])
-    else:
-        apart = gl.reshape(x, [J, ROW_WARPS, 8, P // (8 * ROW_WARPS)])
-        apart = gl.permute(apart, [0, 3, 1, 2])
+    E: tl.constexpr = in_turn(PAIRED)
+    apart = gl.reshape(x, [J, ROW_WARPS, 8 // E, P // (8 * ROW_WARPS), E])
+    apart = gl.permute(apart, [0, 3, 1, 2, 4])
     return gl.convert_layout(gl.reshape(apart, [J, P]), COLUMNS, assert_trivial=True)
 
 
@@ -151,12 +146,8 @@ def y_of(
 ):
     """Return a product's y [BLOCK_T, rows of P] in the order of memory, in ``LAYOUT``."""
     P: tl.constexpr = rows.shape[1]
-    rows = of_tokens(rows, BLOCK_T)
-    if PAIRED:
-        apart = gl.reshape(rows, [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 4, 2])
-        apart = gl.permute(apart, [0, 2, 3, 1, 4])
-    else:
-        apart = gl.reshape(rows, [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 8])
-        apart = gl.permute(apart, [0, 2, 3, 1])
-    y = gl.reshape(apart, [BLOCK_T, P])
+    E: tl.constexpr = in_turn(PAIRED)
+    shape: tl.constexpr = [BLOCK_T, P // (8 * ROW_WARPS), ROW_WARPS, 8 // E, E]
+    apart = gl.reshape(of_tokens(rows, BLOCK_T), shape)
+    y = gl.reshape(gl.permute(apart, [0, 2, 3, 1, 4]), [BLOCK_T, P])
     return gl.convert_layout(y, LAYOUT, assert_trivial=True)

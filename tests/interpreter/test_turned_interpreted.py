@@ -52,19 +52,26 @@ def movmatrix(value: Any, v: int) -> Any:
     return tl.tensor(TensorHandle(moved, value.handle.dtype), value.type)
 
 
+def check_names(
+    kernel: Any, tokens: int, columns: int, v: int, monkeypatch: pytest.MonkeyPatch, **sizes: int
+) -> None:
+    """What the kernel turns keeps its place by name, and would not if nothing were renamed."""
+    monkeypatch.setattr(renames, "INTERPRETED", tl.constexpr(False))
+    given = torch.randperm(tokens * columns).view(tokens, columns).to(torch.int16)
+    out = torch.zeros_like(given)
+    monkeypatch.setattr(renames, "turned_blocks", lambda value: movmatrix(value, v))
+    kernel[(1,)](given, out, tokens, columns, **sizes)
+    assert torch.equal(out, given)
+    monkeypatch.setattr(renames, "turned_blocks", lambda value: value)
+    kernel[(1,)](given, out, tokens, columns, **sizes)
+    assert not torch.equal(out, given), "nothing was renamed"
+
+
 @pytest.mark.parametrize(("window", "state_dim", "v"), [(16, 128, 8), (32, 64, 8), (16, 64, 4)])
-def test_an_element_keeps_its_name(
+def test_an_element_of_b_keeps_its_name(
     window: int, state_dim: int, v: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renames, "INTERPRETED", tl.constexpr(False))
-    monkeypatch.setattr(renames, "turned_blocks", lambda b: movmatrix(b, v))
-    b = torch.randperm(window * state_dim).view(window, state_dim).to(torch.int16)
-    out = torch.zeros_like(b)
-    _turn[(1,)](b, out, W=window, N=state_dim, V=v)
-    assert torch.equal(out, b)
-    monkeypatch.setattr(renames, "turned_blocks", lambda b: b)
-    _turn[(1,)](b, out, W=window, N=state_dim, V=v)
-    assert not torch.equal(out, b), "nothing was renamed"
+    check_names(_turn, window, state_dim, v, monkeypatch, V=v)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +80,5 @@ def test_an_element_keeps_its_name(
 def test_an_element_of_x_keeps_its_name(
     tokens: int, rows: int, row_warps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = rows // (8 * row_warps)  # of P for a lane of an x_layout, half of an out_layout's
-    monkeypatch.setattr(renames, "INTERPRETED", tl.constexpr(False))
-    monkeypatch.setattr(renames, "turned_blocks", lambda x: movmatrix(x, 2 * own))
-    x = torch.randperm(tokens * rows).view(tokens, rows).to(torch.int16)
-    out = torch.zeros_like(x)
-    _turn_x[(1,)](x, out, W=tokens, P=rows, ROW_WARPS=row_warps)
-    assert torch.equal(out, x)
-    monkeypatch.setattr(renames, "turned_blocks", lambda x: x)
-    _turn_x[(1,)](x, out, W=tokens, P=rows, ROW_WARPS=row_warps)
-    assert not torch.equal(out, x), "nothing was renamed"
+    of_a_lane = rows // (4 * row_warps)  # by an out_layout
+    check_names(_turn_x, tokens, rows, of_a_lane, monkeypatch, ROW_WARPS=row_warps)
