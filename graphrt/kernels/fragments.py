@@ -255,6 +255,29 @@ def out_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
 
 
 @constexpr_function
+def turned_layout(
+    tokens: int, rows: int, warps: int, row_warps: int, paired: bool, by_token: bool
+) -> Any:
+    """Return the layout in which an instruction turns x or y [tokens, rows of P].
+
+    What it takes together comes first: two tokens, or ``by_token`` two rows of P. Otherwise an
+    `x_layout` or an `out_layout`.
+    """
+    own = rows // (8 * row_warps)
+    of_thread, of_lanes = _rows_of_p(own, paired)
+    pair, *lanes = [[0, p] for p in of_lanes]
+    of_token, *tokens_of_lanes = [[t, 0] for t in (1, 2, 4)]
+    if not by_token:
+        pair, lanes, of_token, tokens_of_lanes = of_token, tokens_of_lanes, pair, lanes
+    return _linear(
+        [pair] + [[0, p] for p in of_thread] + [[t, 0] for t in _powers(8, tokens)],
+        [*lanes, of_token, *tokens_of_lanes],
+        [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
+        [tokens, rows],
+    )
+
+
+@constexpr_function
 def causal_layout(tokens: int, columns: int, warps: int) -> Any:
     """Return the layout of a part of the causal matrix [tokens, history or tokens]."""
     return _linear(

@@ -6,9 +6,9 @@ of its head itself, in the registers that it is multiplied from: nothing is hand
 and nobody is waited for but conv1d. Tiles of a head, and heads of a group, repeat what precompute
 does once for all of them; the tuning table says where that is worth it.
 
-The same products in the same order as precompute and state update, the same bits, though tokens are
-rows of all of them (`graphrt.kernels.token_rows`), where those of the state update have tokens as
-columns. A fold turns the B that C has met, and loads none.
+The same products in the same order as precompute and state update, the same bits, though rows of
+most of them are tokens (`graphrt.kernels.token_rows`), where those of the state update have tokens
+as columns. A fold turns the B that C has met, and loads none.
 
 What lies in L2 is asked for first, the state last (`graphrt.kernels.fused_loads`): the new tokens'
 part of the causal matrix, and C in range, are there when the state comes.

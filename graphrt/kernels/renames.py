@@ -6,15 +6,21 @@ Rows of a product are numbered (m, h, g) where memory has (q, m, h, e): `rows_of
 memory's first. The columns that the fold's product gives are numbered (i, f, t, e) where memory has
 (i, t, e, f): `columns_of_product`. The fused kernels have B in a `c_layout` when a fold wants it,
 and turn it (`turned`); then the product's columns are (i, r, t, e) where memory has (i, t, r, e).
-Where rows are PAIRED x is turned too (`turned_x`). All else only renames a thread's registers,
-which hold what `graphrt.kernels.fragments` says.
+x and y are turned too (`by_p`, `by_token`). All else only renames a thread's registers, which hold
+what `graphrt.kernels.fragments` says.
 """
 
 from __future__ import annotations
 
 import triton.language as tl
 
-from graphrt.kernels.fragments import in_turn, rows_of_p_layout, x_layout
+from graphrt.kernels.fragments import (
+    in_turn,
+    out_layout,
+    rows_of_p_layout,
+    turned_layout,
+    x_layout,
+)
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.ptx import INTERPRETED, turned_blocks
 
@@ -104,20 +110,39 @@ def turned(b, V: tl.constexpr):
 
 
 @jit
-def turned_x(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr):
-    """Return x [tokens or history, rows of P], in an `out_layout`, as the products want it.
+def by_p(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr):
+    """Return x [tokens or history, rows of P], in an `out_layout`, in an `x_layout`."""
+    TO: tl.constexpr = x_layout(x.shape[0], x.shape[1], WARPS, ROW_WARPS, PAIRED)
+    return gl.convert_layout(_turned_over(x, WARPS, ROW_WARPS, PAIRED, True), TO)
 
-    In a paired `x_layout`. As in `turned`, but for fp32, which no instruction turns: what has the
-    name j = (i, g / 2, g % 2) and p = (t, f, e) is j = (i, t, e) and p = (g / 2, f, g % 2).
+
+@jit
+def by_token(y, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr):
+    """Return y [tokens, rows of P], in an `x_layout`, in an `out_layout`."""
+    TO: tl.constexpr = out_layout(y.shape[0], y.shape[1], WARPS, ROW_WARPS)
+    return gl.convert_layout(_turned_over(y, WARPS, ROW_WARPS, PAIRED, False), TO)
+
+
+@jit
+def _turned_over(
+    x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr, BY_TOKEN: tl.constexpr
+):
+    """Return 16-bit x turned by an instruction; what is wider as it is.
+
+    As in `turned` the names follow: of j = (i, g) and p = (q, f, e), with two e where PAIRED and
+    else one, the 8 g and the 8 (q, e) change places.
     """
     J: tl.constexpr = x.shape[0]
     P: tl.constexpr = x.shape[1]
     found = x
     if x.dtype.primitive_bitwidth == 16 and not INTERPRETED:
+        E: tl.constexpr = in_turn(PAIRED)
         OWN: tl.constexpr = P // (8 * ROW_WARPS)
-        apart = gl.reshape(turned_blocks(x), [J // 8, 4, 2, ROW_WARPS, 4, OWN, 2])
-        found = gl.reshape(gl.permute(apart, [0, 4, 6, 3, 1, 5, 2]), [J, P])
-    return gl.convert_layout(found, x_layout(J, P, WARPS, ROW_WARPS, True))
+        AS_TAKEN: tl.constexpr = turned_layout(J, P, WARPS, ROW_WARPS, PAIRED, BY_TOKEN)
+        found = turned_blocks(gl.convert_layout(x, AS_TAKEN, assert_trivial=True))
+        apart = gl.reshape(found, [J // 8, 4, 2 // E, E, ROW_WARPS, 4, 2 // E, OWN, E])
+        found = gl.reshape(gl.permute(apart, [0, 5, 6, 8, 4, 1, 2, 7, 3]), [J, P])
+    return found
 
 
 @jit

@@ -25,10 +25,8 @@ from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import c_layout, causal_layout, product_layout, vector, x_layout
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
-from graphrt.kernels.products import product
 from graphrt.kernels.ptx import exp, loads_stay_ahead
-from graphrt.kernels.read_out import read_out
-from graphrt.kernels.renames import padded_rows, rows_of_memory, x_rows
+from graphrt.kernels.renames import rows_of_memory, x_rows
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
@@ -40,6 +38,7 @@ from graphrt.kernels.row_cursors import (
 )
 from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
+from graphrt.kernels.token_columns import read_out, x_times_causal
 from graphrt.kernels.tuning import StateUpdateLaunch
 from graphrt.memory import padded_tokens, padded_window
 
@@ -194,15 +193,11 @@ def _state_update_kernel(
     zero = gl.zeros([BLOCK_P, BLOCK_T], gl.float32, PRODUCT)
     wait_for_state(IN_SHARED)
     y = read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
-    past_rows = x_rows(x_past, WARPS)
-    new_rows = x_rows(padded_rows(x_new, 16), WARPS)
-    if PLANES == 2:
-        within = product(past_rows, _causal_columns(low_past, WARPS), zero)
-        within = product(new_rows, _causal_columns(low_new, WARPS), within)
-        within = product(new_rows, _causal_columns(causal_new, WARPS), within)
-    else:
-        within = product(new_rows, _causal_columns(causal_new, WARPS), zero)
-    y = y * decay + product(past_rows, _causal_columns(causal_past, WARPS), within)
+    if PLANES == 1:
+        low_past, low_new = causal_past, causal_new
+    y = y * decay + x_times_causal(
+        x_past, x_new, causal_past, causal_new, low_past, low_new, zero, PLANES, WARPS
+    )
     y = gl.permute(rows_of_memory(y, BLOCK_P), [1, 0])  # [BLOCK_T, BLOCK_P]
     y = gl.convert_layout(y, NEW, assert_trivial=True)
     if HAS_D:
@@ -264,15 +259,6 @@ def _causal(
         mask=(token < T)[:, None],
         other=0.0,
     )
-
-
-@jit
-def _causal_columns(causal, WARPS: tl.constexpr):
-    """Return a part of the causal matrix as the columns of a product with x, 16 rows or more."""
-    COLUMNS: tl.constexpr = gl.DotOperandLayout(1, product_layout(WARPS), 2)
-    ROWS: tl.constexpr = max(causal.shape[1], 16)
-    rows = padded_rows(gl.permute(causal, [1, 0]), ROWS)
-    return gl.convert_layout(rows, COLUMNS, assert_trivial=True)
 
 
 def state_update(

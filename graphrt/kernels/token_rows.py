@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products whose rows are tokens, the fused kernel's: what they meet lies as it was loaded.
+"""Products whose rows are tokens, the fused kernels': what they meet lies as it was loaded.
 
 C and the causal matrix are rows, of 16 that a product has the first 8 or all. Columns are tokens of
 the history or of the launch, and rows of P. With lane = 4 g + t (`graphrt.kernels.fragments`):
@@ -13,7 +13,8 @@ the history or of the launch, and rows of P. With lane = 4 g + t (`graphrt.kerne
 
 P's columns are numbered (f, q, e) where memory has (q, f, e), g being (q, e), with one e. PAIRED
 with two: p of the state and x is every other of those of two lanes, and x is loaded once, as y will
-be; what an instruction turns (`graphrt.kernels.renames.turned_x`) are its columns.
+be; what an instruction turns (`graphrt.kernels.renames.by_p`) are its columns. The read-out and y
+may have P as rows instead: `graphrt.kernels.fused_outputs` says when.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from graphrt.kernels.fragments import (
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.products import product, product_apart
 from graphrt.kernels.renames import columns_from, padded_rows
+from graphrt.kernels.state_tile import state_columns
 
 
 @jit
@@ -151,3 +153,24 @@ def y_of(
     apart = gl.reshape(of_tokens(rows, BLOCK_T), shape)
     y = gl.reshape(gl.permute(apart, [0, 2, 3, 1, 4]), [BLOCK_T, P])
     return gl.convert_layout(y, LAYOUT, assert_trivial=True)
+
+
+@jit
+def read_out_by_token(
+    state, c, zero, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
+    WARPS: tl.constexpr, IN_SHARED: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
+):  # fmt: skip
+    """Return the same with tokens as rows and the state's rows as columns, [16, ROWS].
+
+    zero: added to the 0 that the products start from. state: as in `read_out`.
+    """
+    COLUMNS: tl.constexpr = multiplied_at_once(BLOCK_N, V)
+    high = gl.zeros([16, ROWS], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS)) + zero
+    low = high
+    for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
+        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, PAIRED)
+        rows = token_rows(columns_from(c, FIRST, COLUMNS), V, WARPS, ROW_WARPS)
+        high, low = product_apart(
+            rows, state_columns_of(tile, V, WARPS, ROW_WARPS, PAIRED), high, low, True
+        )
+    return high + low

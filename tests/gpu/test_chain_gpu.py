@@ -175,7 +175,7 @@ FEWER = [
 def test_fewer_kernels_give_the_same_bits(
     case: Case, stage: str, choice: FusedLaunch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their products have tokens as rows where those of the state update have them as columns."""
+    """Most of their products have tokens as rows, where the state update has them as columns."""
 
     def found(shape: ChainShape, rows: int, **key: Any) -> ChainLaunch:
         chosen = CHAINS["pair"] | ({} if rows == 1 else {stage: choice})

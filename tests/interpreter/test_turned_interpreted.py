@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,7 +14,11 @@ import triton.language as tl
 from triton.runtime.interpreter import TensorHandle
 
 from graphrt.kernels import renames
-from graphrt.kernels.renames import turned, turned_x
+from graphrt.kernels.renames import by_p, by_token, turned
+
+Element = tuple[int, int]
+Registers = Callable[[int, int], list[tuple[Element, Element]]]
+"""The two elements of each register of lane 4 g + t, by their places in a tensor."""
 
 
 @triton.jit
@@ -22,48 +28,74 @@ def _turn(b_ptr, out_ptr, W: tl.constexpr, N: tl.constexpr, V: tl.constexpr):
 
 
 @triton.jit
-def _turn_x(x_ptr, out_ptr, W: tl.constexpr, P: tl.constexpr, ROW_WARPS: tl.constexpr):
+def _turn_over(
+    x_ptr, out_ptr, W: tl.constexpr, P: tl.constexpr, ROW_WARPS: tl.constexpr,
+    PAIRED: tl.constexpr, BY_TOKEN: tl.constexpr,
+):  # fmt: skip
     at = tl.arange(0, W)[:, None] * P + tl.arange(0, P)[None, :]
-    tl.store(out_ptr + at, turned_x(tl.load(x_ptr + at), ROW_WARPS, ROW_WARPS))
+    x = tl.load(x_ptr + at)
+    if BY_TOKEN:
+        x = by_token(x, ROW_WARPS, ROW_WARPS, PAIRED)
+    else:
+        x = by_p(x, ROW_WARPS, ROW_WARPS, PAIRED)
+    tl.store(out_ptr + at, x)
 
 
-def movmatrix(value: Any, v: int) -> Any:
-    """Return what lanes hold after it, under the names of what they held: ``v`` of a row together.
+def movmatrix(value: Any, registers: Registers) -> Any:
+    """Return what lanes hold after it, under the names of what they held.
 
     PTX: lane 4 g + t gives elements 2t and 2t + 1 of row g, and gets those of column g.
     """
-    b = value.handle.data
-    moved = b.copy()
-    tokens, columns = b.shape
-    for first_token in range(0, tokens, 8):
-        for first in range(0, columns, 4 * v):
-            for pair in range(0, v, 2):  # a register of each lane
-                held = {
-                    (g, t): (first_token + g, first + t * v + pair)
-                    for g in range(8)
-                    for t in range(4)
-                }
-                matrix = [
-                    [b[held[g, c // 2][0], held[g, c // 2][1] + c % 2] for c in range(8)]
-                    for g in range(8)
-                ]
-                for (g, t), (j, n) in held.items():
-                    moved[j, n], moved[j, n + 1] = matrix[2 * t][g], matrix[2 * t + 1][g]
+    given = value.handle.data
+    moved = given.copy()
+    for register in range(len(registers(0, 0))):
+        held = {(g, t): registers(g, t)[register] for g in range(8) for t in range(4)}
+        matrix = [[given[held[g, c // 2][c % 2]] for c in range(8)] for g in range(8)]
+        for (g, t), (first, second) in held.items():
+            moved[first], moved[second] = matrix[2 * t][g], matrix[2 * t + 1][g]
     return tl.tensor(TensorHandle(moved, value.handle.dtype), value.type)
 
 
+def of_b(tokens: int, columns: int, v: int) -> Registers:
+    """Return what lanes hold of B by a `c_layout`: ``v`` of a row together."""
+    return lambda g, t: [
+        ((token + g, n), (token + g, n + 1))
+        for token in range(0, tokens, 8)
+        for first in range(0, columns, 4 * v)
+        for n in range(first + t * v, first + (t + 1) * v, 2)
+    ]
+
+
+def of_x(tokens: int, rows: int, row_warps: int, paired: bool, by_token: bool) -> Registers:
+    """Return what lanes hold of x [tokens, rows] by an `x_layout` if ``by_token``, or as loaded."""
+    own = rows // (8 * row_warps)
+
+    def p(g: int, f: int) -> int:
+        return g // 2 * 2 * own + 2 * f + g % 2 if paired else g * own + f
+
+    def pair(i: int, w: int, f: int, g: int, t: int) -> tuple[Element, Element]:
+        if by_token:
+            first, second = ((8 * i + 2 * t + e, 8 * own * w + p(g, f)) for e in range(2))
+        else:
+            first, second = ((8 * i + g, 8 * own * w + p(2 * t + e, f)) for e in range(2))
+        return first, second
+
+    places = list(product(range(tokens // 8), range(row_warps), range(own)))
+    return lambda g, t: [pair(i, w, f, g, t) for i, w, f in places]
+
+
 def check_names(
-    kernel: Any, tokens: int, columns: int, v: int, monkeypatch: pytest.MonkeyPatch, **sizes: int
+    kernel: Any, shape: tuple[int, int], held: Registers, patch: pytest.MonkeyPatch, **sizes: int
 ) -> None:
     """What the kernel turns keeps its place by name, and would not if nothing were renamed."""
-    monkeypatch.setattr(renames, "INTERPRETED", tl.constexpr(False))
-    given = torch.randperm(tokens * columns).view(tokens, columns).to(torch.int16)
+    patch.setattr(renames, "INTERPRETED", tl.constexpr(False))
+    given = torch.randperm(shape[0] * shape[1]).view(shape).to(torch.int16)
     out = torch.zeros_like(given)
-    monkeypatch.setattr(renames, "turned_blocks", lambda value: movmatrix(value, v))
-    kernel[(1,)](given, out, tokens, columns, **sizes)
+    patch.setattr(renames, "turned_blocks", lambda value: movmatrix(value, held))
+    kernel[(1,)](given, out, *shape, **sizes)
     assert torch.equal(out, given)
-    monkeypatch.setattr(renames, "turned_blocks", lambda value: value)
-    kernel[(1,)](given, out, tokens, columns, **sizes)
+    patch.setattr(renames, "turned_blocks", lambda value: value)
+    kernel[(1,)](given, out, *shape, **sizes)
     assert not torch.equal(out, given), "nothing was renamed"
 
 
@@ -71,14 +103,25 @@ def check_names(
 def test_an_element_of_b_keeps_its_name(
     window: int, state_dim: int, v: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_names(_turn, window, state_dim, v, monkeypatch, V=v)
+    shape = (window, state_dim)
+    check_names(_turn, shape, of_b(*shape, v), monkeypatch, V=v)
 
 
+@pytest.mark.parametrize("by_token", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(
     ("tokens", "rows", "row_warps"), [(8, 32, 1), (16, 8, 1), (16, 64, 1), (8, 16, 2), (16, 64, 4)]
 )
 def test_an_element_of_x_keeps_its_name(
-    tokens: int, rows: int, row_warps: int, monkeypatch: pytest.MonkeyPatch
+    tokens: int,
+    rows: int,
+    row_warps: int,
+    paired: bool,
+    by_token: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of_a_lane = rows // (4 * row_warps)  # by an out_layout
-    check_names(_turn_x, tokens, rows, of_a_lane, monkeypatch, ROW_WARPS=row_warps)
+    held = of_x(tokens, rows, row_warps, paired, by_token)
+    check_names(
+        _turn_over, (tokens, rows), held, monkeypatch,
+        ROW_WARPS=row_warps, PAIRED=paired, BY_TOKEN=by_token,
+    )  # fmt: skip
