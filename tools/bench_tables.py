@@ -42,11 +42,12 @@ def pair(report: Report) -> Table:
                     f"{peer['us'] / ours['us']:.2f}" if peer else "-",
                     _us(times.get("snapshots")),
                     _us(times.get("read")),
+                    _us(times.get("moves")),
                     f"{ours['floor_us']:.2f}",
                 )
             )
     header = ("state, batch", "graphrt", "FlashInfer ring", "FlashInfer / graphrt")
-    return Table((*header, "snapshots", "bare read", "floor"), tuple(rows))
+    return Table((*header, "snapshots", "bare read", "bytes moved", "floor"), tuple(rows))
 
 
 def beside(report: Report) -> Table:
@@ -75,14 +76,14 @@ def tail(report: Report) -> Table:
         (
             f"{state} {batch}",
             history,
-            *(_us(times.get(name)) for name in ("state_update", "pair", RING)),
+            *(_us(times.get(name)) for name in ("state_update", "pair", RING, "moves")),
         )
         for state in ("fp16", "fp32")
         for history in ("all-flush", "no-flush")
         for batch, times in cells(report, state, history=history).items()
     ]
-    header = ("state, batch", "history", "state update", "pair", "FlashInfer ring")
-    return Table(header, tuple(rows))
+    names = ("state update", "pair", "FlashInfer ring", "bytes moved")
+    return Table(("state, batch", "history", *names), tuple(rows))
 
 
 def by_tokens(report: Report) -> Table:

@@ -139,7 +139,7 @@ def _guests(
     guests: list[tuple[Contender, float]] = []
     absent: dict[str, str] = {}
     builders = {
-        **dict(zip(("snapshots", "read", "empty"), yardsticks(work, effort), strict=True)),
+        **yardsticks(work, effort),
         **dict(zip(PEERS, peers(work, effort), strict=True)),
     }
     for name, build in builders.items():

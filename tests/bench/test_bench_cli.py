@@ -47,7 +47,7 @@ def test_json_holds_times_gates_floors_and_conditions(
     assert report["copy_bytes_per_s"] > 0
     for case in report["cases"]:
         assert case["failed"] is None
-        assert OURS | {"snapshots", "read"} == set(case["times"]) == set(case["gates"])
+        assert OURS | {"snapshots", "read", "moves"} == set(case["times"]) == set(case["gates"])
         assert {"empty", *PEERS} == set(case["absent"])
         assert all(error < 1e-2 for error in case["gates"].values())
         pair = case["times"]["pair"]
@@ -60,7 +60,7 @@ def test_the_table_names_every_contender(capsys: pytest.CaptureFixture[str]) -> 
     arguments = [*QUICK, "--state-dtype", "fp32", "--batch", "1", "--history", "all-flush"]
     assert cli.main(arguments) == 0
     table = capsys.readouterr().out
-    for word in ("chain", "snapshots", "read", "% floor", "all-flush", "TB/s", "without"):
+    for word in ("chain", "snapshots", "read", "moves", "% floor", "all-flush", "TB/s", "without"):
         assert word in table
 
 

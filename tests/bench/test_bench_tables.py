@@ -19,6 +19,7 @@ def case(pair_us: float, ring_us: float | None, **sizes: Any) -> dict[str, Any]:
     times: dict[str, Any] = {
         "pair": {"us": pair_us, "floor_us": 1.0},
         "state_update": {"us": pair_us - 1},
+        "moves": {"us": pair_us - 2},
     }
     if ring_us is not None:
         times[RING] = {"us": ring_us}
@@ -34,9 +35,9 @@ def test_the_tail_has_both_dtypes_and_the_peer_where_it_ran() -> None:
         ]
     }
     assert tail(report).rows == (
-        ("fp16 1", "all-flush", "19.00", "20.00", "21.00"),
-        ("fp16 1", "no-flush", "7.00", "8.00", "-"),
-        ("fp32 1", "all-flush", "39.00", "40.00", "38.00"),
+        ("fp16 1", "all-flush", "19.00", "20.00", "21.00", "18.00"),
+        ("fp16 1", "no-flush", "7.00", "8.00", "-", "6.00"),
+        ("fp32 1", "all-flush", "39.00", "40.00", "38.00", "38.00"),
     )
 
 

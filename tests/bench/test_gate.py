@@ -22,6 +22,7 @@ from graphrt.bench.stages import (
     stage_calls,
 )
 from graphrt.bench.workload import Effort, Workload
+from graphrt.bench.yardsticks.moves import moves
 from graphrt.bench.yardsticks.read import read
 from graphrt.bench.yardsticks.snapshots import (
     check_winner_copy,
@@ -157,6 +158,24 @@ def test_our_yardsticks_pass_and_can_fail(work: Workload) -> None:
         made.check()
     with pytest.raises(GateError):
         bare.check()
+
+
+@pytest.mark.parametrize("lost", ["state", "x_ring", "b_ring", "dt_ring"])
+def test_bytes_that_are_not_moved_are_missed(work: Workload, lost: str) -> None:
+    moved = moves(work, EFFORT)
+    assert moved.check() == 0.0
+    cache, calls = work.calls[0].after.layer(0), moved.timed.calls
+    assert isinstance(calls, list)
+    whole = calls[0]
+
+    def without() -> None:
+        before = getattr(cache, lost).clone()
+        whole()
+        getattr(cache, lost).copy_(before)
+
+    calls[0] = without
+    with pytest.raises(GateError, match=f"moves.*{lost}"):
+        moved.check()
 
 
 def test_a_copy_of_the_wrong_winner_is_refused(work: Workload) -> None:

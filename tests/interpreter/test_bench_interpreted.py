@@ -20,6 +20,7 @@ from graphrt.bench.stages import (
     stage_calls,
 )
 from graphrt.bench.workload import Effort, Workload
+from graphrt.bench.yardsticks.moves import moves
 
 # In fp32: the interpreter cuts what it stores as bf16 and does not round.
 CASE = Case(shape=SHAPES["tiny"], batch=2, activation_dtype=torch.float32)
@@ -62,3 +63,11 @@ def test_a_launch_writes_its_rows_itself(work: Workload) -> None:
         run()
     advance = advance_calls(work)
     check_advance(work, lambda index: advance[index]())
+
+
+@pytest.mark.parametrize("state_dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])
+def test_a_kernel_moves_what_torch_moves(state_dtype: torch.dtype) -> None:
+    case = replace(CASE, state_dtype=state_dtype, history="all-flush")
+    moved = moves(Workload(case, torch.device("cpu"), EFFORT), EFFORT)
+    assert moved.check() == 0.0
+    assert len(moved.settings["searched_us"]) == 4

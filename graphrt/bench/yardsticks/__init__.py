@@ -3,6 +3,7 @@
 
 snapshots   token by token, a state stored for every token, the winner of the last launch copied
 read        the state read once and the two products: what the output costs without a history
+moves       what a launch must move, moved, and nothing computed: what its bytes cost
 empty       three kernels that do nothing, linked by PDL where the case is
 """
 
@@ -13,10 +14,16 @@ from collections.abc import Callable
 from graphrt.bench.contender import Contender
 from graphrt.bench.workload import Effort, Workload
 from graphrt.bench.yardsticks.empty import empty
+from graphrt.bench.yardsticks.moves import moves
 from graphrt.bench.yardsticks.read import read
 from graphrt.bench.yardsticks.snapshots import snapshots
 
 
-def yardsticks(work: Workload, effort: Effort) -> list[Callable[[], Contender]]:
-    """Return what builds each yardstick; building may raise Unavailable."""
-    return [lambda: snapshots(work, effort), lambda: read(work, effort), lambda: empty(work)]
+def yardsticks(work: Workload, effort: Effort) -> dict[str, Callable[[], Contender]]:
+    """Return what builds each yardstick, by name; building may raise Unavailable."""
+    return {
+        "snapshots": lambda: snapshots(work, effort),
+        "read": lambda: read(work, effort),
+        "moves": lambda: moves(work, effort),
+        "empty": lambda: empty(work),
+    }
