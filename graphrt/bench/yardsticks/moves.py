@@ -3,8 +3,9 @@
 
 The bytes of `graphrt.bench.traffic`'s ``pair``, each read or written once, in the launch that the
 pair has, by its cursors: the state, the history and the new tokens are read; x is written as y and
-appended to its ring, B and dt to theirs; where the slot flushes the state is written, negated, so
-that its gate sees it. What is read and not written is folded into a word nobody looks at.
+appended to its ring, B and dt to theirs, dt without its sign, since a peer that finds negative ones
+beyond its history may overflow; where the slot flushes the state is written, negated, so that the
+gate sees it. What is read and not written is folded into a word nobody looks at.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from graphrt.memory import padded_tokens, padded_window
 
 _UNLIKELY = tl.constexpr(0x5EED5EED)
 # Rows of P of a program, warps, and whether rows asked for at once lie half a tile apart.
-_VARIANTS = ((16, 1, False), (32, 1, True), (64, 1, True), (64, 4, False))
+_VARIANTS = ((8, 1, False), (16, 1, False), (32, 1, True), (64, 1, True))
 
 
 @triton.jit
@@ -113,7 +114,7 @@ def _moves_kernel(
         dt_ring_ptr += slot * stride_dt_slot + head * RING_ROWS
         dt_past = tl.load(dt_ring_ptr + old, mask=is_past, other=0.0)
         _look_at(sink_ptr, dt_past.to(tl.int32, bitcast=True))
-        tl.store(dt_ring_ptr + new, dt.to(tl.float32), mask=token < T)
+        tl.store(dt_ring_ptr + new, tl.abs(dt.to(tl.float32)), mask=token < T)
         if head % (H // G) == 0:
             b_at = tl.arange(0, B_WORDS)[None, :]
             b_ptrs = conv_ptrs + H * X_WORDS + group * B_WORDS + b_at
@@ -241,7 +242,7 @@ def moved_by_torch(call: Call, inputs: SsmInputs, out: Tensor) -> None:
     for ring, values in (
         (layer.x_ring, inputs.x),
         (layer.b_ring, inputs.b),
-        (layer.dt_ring, inputs.dt.float()),
+        (layer.dt_ring, inputs.dt.float().abs()),
     ):
         ring[slots[:, None], :, new] = values
     flushed = slots[cursors.flushed[slots].bool()]
