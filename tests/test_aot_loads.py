@@ -169,8 +169,8 @@ def test_a_fold_of_one_warp_turns_b_and_loads_none(choice: FusedLaunch, turned: 
     kernel = build(RANK, ALL, 1, 90, choice)["fused"]
     widths = {a.nbytes for a in kernel.accesses if a.argument == "b_ring_ptr" and a.kind == "load"}
     of_x = 6  # of 8 x 8: two tiles of 8 rows of P, the history's two of tokens and the new one
-    of_y = 2  # rows of P are its products' rows
-    assert len(indices(kernel.sass, "MOVM")) == of_x + of_y + (32 if turned else 0)
+    of_y_and_z = 4  # where rows of P are its products' rows, those two tiles' new tokens
+    assert len(indices(kernel.sass, "MOVM")) == of_x + of_y_and_z + (32 if turned else 0)
     assert widths == ({8} if turned else {8, 4})  # of the history, and of a fold
 
 
