@@ -3,7 +3,7 @@
 
 Of a product's operands one has 16 rows and the other 8 columns at least. BY_P: the rows are of P
 and the columns tokens, as in the state update, so that up to 8 tokens leave nothing empty; y is
-turned before it is stored. An fp32 state is half the products then, and a launch takes 3 to 5 %
+turned before it is stored. An fp32 state is half the products then, and a launch takes 2 to 5 %
 less from batch 8 to 64. Where a warp has 8 rows of P half of them would be empty (10 % more at
 batch 1), and a 16-bit state's registers would have to be moved together: there tokens are the rows.
 Both give the same bits.

@@ -160,9 +160,9 @@ def read_out_by_token(
     state, c, zero, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
     WARPS: tl.constexpr, IN_SHARED: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
-    """Return the same with tokens as rows and the state's rows as columns, [16, ROWS].
+    """Return the state times C, tokens as rows and rows of P as columns of a product, [16, ROWS].
 
-    zero: added to the 0 that the products start from. state: as in `read_out`.
+    state: as `state_tile.ask_for_state` returns it. zero: added to the 0 that products start from.
     """
     COLUMNS: tl.constexpr = multiplied_at_once(BLOCK_N, V)
     high = gl.zeros([16, ROWS], gl.float32, columns_of_p_layout(WARPS, ROW_WARPS)) + zero

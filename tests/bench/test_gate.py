@@ -11,7 +11,7 @@ import torch
 
 from graphrt.bench import run
 from graphrt.bench.cases import SHAPES, Case
-from graphrt.bench.contender import convolve
+from graphrt.bench.contender import Unavailable, convolve
 from graphrt.bench.gate import GateError, check_advance, check_chain, checked_calls
 from graphrt.bench.stages import (
     PAIR,
@@ -158,6 +158,12 @@ def test_our_yardsticks_pass_and_can_fail(work: Workload) -> None:
         made.check()
     with pytest.raises(GateError):
         bare.check()
+
+
+def test_bytes_are_moved_by_whole_tiles_only() -> None:
+    work = Workload(replace(CASE, shape=replace(CASE.shape, state_dim=18)), CPU, EFFORT)
+    with pytest.raises(Unavailable, match="powers of two"):
+        moves(work, EFFORT)
 
 
 @pytest.mark.parametrize("lost", ["state", "x_ring", "b_ring", "dt_ring"])

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from graphrt.bench.contender import Contender, SsmInputs, best_of, convolve
+from graphrt.bench.contender import Contender, SsmInputs, Unavailable, best_of, convolve
 from graphrt.bench.gate import GateError, put_back, rows_of
 from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Call, Effort, Workload
@@ -135,8 +135,13 @@ def _moves_kernel(
 
 
 def moves(work: Workload, effort: Effort) -> Contender:
-    """Return what a launch of the pair must move, moved, with nothing computed."""
+    """Return what a launch of the pair must move, moved, with nothing computed.
+
+    Raises Unavailable for sizes that are no whole tiles.
+    """
     case, shape = work.case, work.case.shape
+    if any(size & (size - 1) for size in (shape.head_dim, shape.state_dim)):
+        raise Unavailable("head_dim and state_dim must be powers of two")
     inputs, out = SsmInputs.of(work), torch.empty_like(work.out)
     scratch = work.cache.scratch(case.batch, case.tokens)
     sink = torch.empty(1024, dtype=torch.int32, device=work.device)
