@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from graphrt.bench.peers import PEERS
 from tools.gpu.tables import Report, Table
 
 RING = "flashinfer_ring"
@@ -62,7 +63,8 @@ def beside(report: Report) -> Table:
 
 def stages(report: Report) -> Table:
     """Return the stages, the chain and a whole launch, by batch, for an fp16 state."""
-    names = ("advance", "conv1d", "precompute", "state_update", "pair", "chain", "launch", "empty")
+    names = ("advance", "conv1d", "precompute", "state_update", "pair", "chain", "launch")
+    names += ("empty_normal", "empty")
     rows = [
         (str(batch), *(_us(times.get(name)) for name in names))
         for batch, times in cells(report, "fp16").items()
@@ -87,15 +89,22 @@ def tail(report: Report) -> Table:
 
 
 def by_tokens(report: Report) -> Table:
-    """Return precompute + state update and the peer, a row a T, a column a batch, for fp16."""
+    """Return precompute + state update beside every peer, by state dtype, T and batch."""
     numbers = sorted({one["case"]["tokens"] for one in report["cases"]})
-    by_number = {tokens: cells(report, "fp16", tokens=tokens) for tokens in numbers}
-    batches = sorted(set().union(*by_number.values()))
     rows = [
-        (str(tokens), *(_beside(times[batch]) if batch in times else "-" for batch in batches))
-        for tokens, times in by_number.items()
+        (
+            f"{state} {tokens}",
+            str(batch),
+            _us(times["pair"]),
+            *(_us(times.get(name)) for name in PEERS),
+            _best_peer(times),
+        )
+        for state in ("fp16", "fp32")
+        for tokens in numbers
+        for batch, times in cells(report, state, tokens=tokens).items()
     ]
-    return Table(("T", *(f"batch {batch}" for batch in batches)), tuple(rows))
+    names = ("FlashInfer ring", "FlashInfer snapshots", "Mamba's one token")
+    return Table(("state, T", "batch", "graphrt", *names, "best peer / graphrt"), tuple(rows))
 
 
 def geometric_mean(report: Report, state: str) -> float:
@@ -110,6 +119,11 @@ def geometric_mean(report: Report, state: str) -> float:
 
 def _beside(times: dict[str, Any]) -> str:
     return f"{_us(times['pair'])} / {_us(times.get(RING))}"
+
+
+def _best_peer(times: dict[str, Any]) -> str:
+    found = [times[name]["us"] for name in PEERS if name in times]
+    return f"{min(found) / times['pair']['us']:.2f}" if found else "-"
 
 
 def _us(timing: dict[str, Any] | None) -> str:

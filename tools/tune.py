@@ -169,10 +169,7 @@ def search(
         ordered = sorted(unique((current, *choices), case), key=lambda choice: choice is None)
         named = {label(choice): choice for choice in ordered}
         for name, choice in named.items():
-            # What is chosen before single is so by the chain without it.
-            apart = launch if stage == "single" else replace(launch, single=None)
-            varied = replace(apart, **{stage: choice})
-            together = PAIR if stage in PAIR else layer_stages(varied)
+            together, varied = searched(stage, launch, choice)
             calls = stage_calls(work, together, varied)
             if launches(name, calls[0]):
                 runs[name] = Timed(calls)
@@ -188,6 +185,18 @@ def search(
     pair = stage_calls(work, after_conv1d(launch), launch)
     final = marginal_times({"pair": Timed(pair), "chain": Timed(calls)}, device, effort)
     return Search(launch, final["pair"].us, final["chain"].us, tried)
+
+
+def searched(
+    stage: Stage, launch: ChainLaunch, choice: Any
+) -> tuple[tuple[Stage, ...], ChainLaunch]:
+    """Return what is timed to search ``stage``, and by which configuration, with ``choice`` in it.
+
+    What is chosen before single is so by the chain without it.
+    """
+    apart = launch if stage == "single" else replace(launch, single=None)
+    varied = replace(apart, **{stage: choice})
+    return (PAIR if stage in PAIR else layer_stages(varied)), varied
 
 
 def launches(name: str, call: Work) -> bool:
@@ -229,13 +238,14 @@ def compile_ahead(
     arch = architecture(device)
     # A batch changes no kernel, but what the table has for it.
     now = list(dict.fromkeys((case.at(1), find(case.key(), arch, case.window)) for case in cases))
-    work: list[tuple[Case, ChainLaunch, tuple[Stage, ...]]] = [
-        (case, one, (*PAIR, *layer_stages(one)))
+    work = [
+        (case, stages_timed, one)
         for case, launch in now
         for one in {launch, replace(launch, single=None)}
+        for stages_timed in (layer_stages(one), after_conv1d(one))
     ]
     work += [
-        (case, replace(launch, **{stage: choice}), (stage,))
+        (case, *searched(stage, launch, choice))
         for case, launch in dict(now).items()
         for stage in SEARCH
         if stage in stages
@@ -248,9 +258,9 @@ def compile_ahead(
     say(f"compiled {len(work)} kernels in {time.perf_counter() - begin:.1f} s, {failed} failed")
 
 
-def _compile(job: tuple[Case, ChainLaunch, tuple[Stage, ...]]) -> int:
+def _compile(job: tuple[Case, tuple[Stage, ...], ChainLaunch]) -> int:
     """Launch stages once, so that they are in Triton's cache; return 1 if one cannot be."""
-    case, launch, stages = job
+    case, stages, launch = job
     work = Workload(case, resolve_device(None), replace(Effort.quick(), calls=1, most_calls=1))
     try:
         stage_calls(work, stages, launch)[0]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def bench_case(
         report["failed"] = f"{type(reason).__name__}: {reason}"
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that failed for good fails here too
+            torch.cuda.empty_cache()
     return report
 
 

@@ -34,6 +34,7 @@ from graphrt.kernels.tuning import architecture, lookup
 
 if TYPE_CHECKING:
     from graphrt.cache import ReplayCache
+    from graphrt.config import PdlLinks
 
 
 class BoundChain:
@@ -47,8 +48,13 @@ class BoundChain:
     whoever captures the chain must keep them alive.
     """
 
-    def __init__(self, cache: ReplayCache, slot_ids: Tensor, tokens: int) -> None:
-        """Bind ``cache``; nothing is launched. Raises ConfigError for more than it has room for."""
+    def __init__(
+        self, cache: ReplayCache, slot_ids: Tensor, tokens: int, links: PdlLinks | None = None
+    ) -> None:
+        """Bind ``cache``; nothing is launched. Raises ConfigError for more than it has room for.
+
+        links: by default the configuration's.
+        """
         config = cache.config
         for what, got, most in (
             ("rows", len(slot_ids), config.buckets[-1]),
@@ -66,7 +72,7 @@ class BoundChain:
         self._config = config
         self._layers = [cache.layer(layer) for layer in range(config.layers)]
         self._scratch = cache.scratch(self.rows, tokens)
-        self._links = usable_links(config.pdl, config.device)
+        self._links = usable_links(links or config.pdl, config.device)
         self._launch = lookup(
             config.shape,
             self.rows,

@@ -180,14 +180,21 @@ def kernels_of(stages: Sequence[StageAccess], layers: int) -> list[str]:
     return [once.kernel, *first, *others * (layers - 1)]
 
 
+LINK_INTO = {
+    "conv1d": "conv1d",
+    "precompute": "precompute",
+    "state_update": "state_update",
+    "fused": "precompute",
+    "single": "conv1d",
+    "single_next": "conv1d",
+}
+"""By stage, the link of `PdlLinks` that launches it programmatically; advance has none."""
+
+
 def linked_stages(links: PdlLinks, stages: Iterable[StageAccess]) -> frozenset[str]:
     """Return the names of the ``stages`` that ``links`` launches programmatically."""
-    named = {
-        "conv1d": links.conv1d,
-        "precompute": links.precompute,
-        "state_update": links.state_update,
-        "fused": links.precompute,
-        "single": links.conv1d,
-        "single_next": links.conv1d,
-    }
-    return frozenset(stage.name for stage in stages if named.get(stage.name, False))
+    return frozenset(
+        stage.name
+        for stage in stages
+        if stage.name in LINK_INTO and getattr(links, LINK_INTO[stage.name])
+    )

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from graphrt.capture.bucket_graphs import CaptureProgress
-from graphrt.config import RuntimeConfig, resolve_device
+from graphrt.config import PdlLinks, RuntimeConfig, resolve_device
 from graphrt.models.decode import Completion, DecodeStats, GreedyDecoder
 from graphrt.models.greedy import GreedyStep
 from graphrt.models.mamba2 import Mamba2LM
@@ -132,7 +132,10 @@ def runtime_config(
     launch_tokens: Sequence[int] = (),
     state_dtype: torch.dtype = torch.float32,
 ) -> RuntimeConfig:
-    """Return the configuration of a runtime for ``model``; buckets are powers of 2 up to slots."""
+    """Return the configuration of a runtime for ``model``; buckets are powers of 2 up to slots.
+
+    What comes before a layer of the chain is a projection, which does not signal: it is not linked.
+    """
     buckets = [1 << bit for bit in range(slots.bit_length()) if 1 << bit < slots]
     return RuntimeConfig(
         shape=model.config.chain_shape,
@@ -145,4 +148,5 @@ def runtime_config(
         state_dtype=state_dtype,
         activation_dtype=model.dtype,
         device=model.device,
+        pdl=PdlLinks(conv1d=False),
     )

@@ -41,21 +41,22 @@ def test_the_tail_has_both_dtypes_and_the_peer_where_it_ran() -> None:
     )
 
 
-def test_a_row_a_number_of_tokens_and_a_column_a_batch() -> None:
+def test_a_row_a_number_of_tokens_and_a_batch_with_the_best_of_the_peers() -> None:
+    one = case(4.0, 5.0, tokens=1)
+    one["times"]["mamba_one_token"] = {"us": 4.4}
     report = {
         "cases": [
-            case(4.0, 5.0, tokens=1),
-            case(6.0, 7.0, tokens=1, batch=16),
-            case(5.0, None, tokens=8),
             case(8.0, None, tokens=8, batch=64),
-            case(9.0, 9.0, tokens=8, state_dtype="fp32", batch=16),
+            one,
+            case(9.0, 9.0, tokens=1, state_dtype="fp32", batch=16),
+            case(6.0, 7.5, tokens=1, batch=16),
         ]
     }
-    table = by_tokens(report)
-    assert table.header == ("T", "batch 1", "batch 16", "batch 64")
-    assert table.rows == (
-        ("1", "4.00 / 5.00", "6.00 / 7.00", "-"),
-        ("8", "5.00 / -", "-", "8.00 / -"),
+    assert by_tokens(report).rows == (
+        ("fp16 1", "1", "4.00", "5.00", "-", "4.40", "1.10"),
+        ("fp16 1", "16", "6.00", "7.50", "-", "-", "1.25"),
+        ("fp16 8", "64", "8.00", "-", "-", "-", "-"),
+        ("fp32 1", "16", "9.00", "9.00", "-", "-", "1.00"),
     )
 
 

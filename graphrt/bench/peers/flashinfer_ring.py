@@ -4,7 +4,8 @@
 Its ring contract is the chain's (R = W + T rows, flush when held + T > W), so it runs on the very
 same caches and cursors. Its launch settings are searched: what its public call chooses and, through
 the runner that its own autotuner uses, the monolithic kernel and the split one with pipeline
-stages, CTAs per multiprocessor, heads per CTA and the split of P. Written against 0.7.2.
+stages, CTAs per multiprocessor, heads per CTA and the split of P; each with PDL, where the case has
+it, and without, which are two libraries. Written against 0.7.2.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ def build(work: Workload, effort: Effort) -> Contender:
     except Exception as error:  # whatever its import needs is not here
         raise Unavailable(f"flashinfer: {type(error).__name__}: {error}") from error
 
-    call = _Ring(work, module)
-    variants: dict[str, Callable[[], list[Work]]] = {"auto": call.public}
-    for tactic in tactics(case.shape.heads_per_group, case.shape.head_dim):
-        variants[str(tactic)] = partial(call.with_tactic, tactic)
+    variants: dict[str, Callable[[], list[Work]]] = {}
+    for pdl in (True, False) if case.pdl else (False,):
+        call, suffix = _Ring(work, module, pdl), " PDL" * pdl
+        variants[f"auto{suffix}"] = call.public
+        for tactic in tactics(case.shape.heads_per_group, case.shape.head_dim):
+            variants[f"{tactic}{suffix}"] = partial(call.with_tactic, tactic)
     best, calls, found = best_of(variants, work, effort)
     return Contender(
         name=NAME,
@@ -85,8 +88,8 @@ def tactics(heads_per_group: int, head_dim: int) -> list[Tactic]:
 class _Ring:
     """Binds the workload's tensors to the two ways of calling it."""
 
-    def __init__(self, work: Workload, module: Any) -> None:
-        self._work, self._module = work, module
+    def __init__(self, work: Workload, module: Any, pdl: bool) -> None:
+        self._work, self._module, self._pdl = work, module, pdl
         case, shape, weights = work.case, work.case.shape, work.weights
         self._inputs = SsmInputs.of(work)
         dims = (shape.heads, shape.head_dim)
@@ -130,7 +133,7 @@ class _Ring:
                 dt_bias=self._bias,
                 dt_softplus=True,
                 state_batch_indices=call.slot_ids,
-                enable_pdl=self._work.case.pdl,
+                enable_pdl=self._pdl,
                 cb_scaled=cb_scaled,
                 cumAdt_vec=cum,
                 cb_old=cb_old,
@@ -179,7 +182,7 @@ class _Ring:
                 shape.heads_per_group,
                 shape.groups,
                 0,  # philox_rounds
-                case.pdl,
+                self._pdl,
             ),
             dt_softplus=True,
             pad_slot_id=-1,

@@ -4,7 +4,8 @@
 snapshots   token by token, a state stored for every token, the winner of the last launch copied
 read        the state read once and the two products: what the output costs without a history
 moves       what a launch must move, moved, and nothing computed: what its bytes cost
-empty       three kernels that do nothing, linked by PDL where the case is
+empty       three kernels that do nothing, linked by PDL where the case is, the first of them too;
+            empty_normal: but for the first
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from graphrt.bench.contender import Contender
 from graphrt.bench.workload import Effort, Workload
-from graphrt.bench.yardsticks.empty import empty
+from graphrt.bench.yardsticks.empty import empty, empty_normal
 from graphrt.bench.yardsticks.moves import moves
 from graphrt.bench.yardsticks.read import read
 from graphrt.bench.yardsticks.snapshots import snapshots
@@ -26,4 +27,5 @@ def yardsticks(work: Workload, effort: Effort) -> dict[str, Callable[[], Contend
         "read": lambda: read(work, effort),
         "moves": lambda: moves(work, effort),
         "empty": lambda: empty(work),
+        "empty_normal": lambda: empty_normal(work),
     }

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three kernels that do nothing, linked by PDL where the case is: what a launch costs at least."""
+"""Three kernels that do nothing, linked by PDL where the case is: what a launch costs at least.
+
+Behind another layer, which signals, the first is linked too; behind an ordinary kernel, which does
+not, it had better be launched normally.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from graphrt.bench.contender import (
-    Contender,
-    Unavailable,
-)
+from graphrt.bench.contender import Contender, Unavailable
+from graphrt.bench.stages import behind_an_ordinary_kernel
 from graphrt.bench.timing import Timed
 from graphrt.bench.workload import Workload
 from graphrt.config import PdlLinks
@@ -39,12 +41,21 @@ def empty_layer(links: PdlLinks) -> None:
 
 
 def empty(work: Workload) -> Contender:
-    """Return three kernels that do nothing, linked like the chain."""
+    """Return three kernels that do nothing, linked like a layer behind another."""
+    return _empty("empty", work, work.case.links)
+
+
+def empty_normal(work: Workload) -> Contender:
+    """Return three kernels that do nothing, the first launched normally, as the chain is timed."""
+    return _empty("empty_normal", work, behind_an_ordinary_kernel(work.case.links, "conv1d"))
+
+
+def _empty(name: str, work: Workload, links: PdlLinks) -> Contender:
     if not runs_kernels(work.device):
         raise Unavailable("kernels do not run on this device")
-    links = usable_links(work.case.links, work.device)
+    links = usable_links(links, work.device)
     return Contender(
-        name="empty",
+        name=name,
         timed=Timed([lambda: empty_layer(links)] * len(work.calls)),
         check=lambda: 0.0,
         floor=None,

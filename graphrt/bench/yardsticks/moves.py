@@ -23,7 +23,6 @@ from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Call, Effort, Workload
 from graphrt.errors import sentence
 from graphrt.kernels.chain import runs_kernels
-from graphrt.kernels.pdl import signal_consumer, usable_links, wait_for_producer
 from graphrt.kernels.row_cursors import FLUSHED, HELD, RING_START, ROW, SLOT, ring_row, row_cursor
 from graphrt.memory import padded_tokens, padded_window
 
@@ -72,13 +71,11 @@ def _moves_kernel(
     B_WORDS: tl.constexpr,
     STATE_WORDS: tl.constexpr,
     SIGNS: tl.constexpr,
-    LINKED: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_W: tl.constexpr,
     APART: tl.constexpr,
 ):
-    signal_consumer(LINKED)
     BLOCKS: tl.constexpr = P // BLOCK_P
     BLOCK_X: tl.constexpr = X_WORDS // BLOCKS
     line = tl.program_id(1).to(tl.int64)
@@ -90,7 +87,6 @@ def _moves_kernel(
     ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(tl.int32)
     held = row_cursor(row_cursors_ptr, line, HELD).to(tl.int32)
     flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
-    wait_for_producer(LINKED)
 
     token, past = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_W)
     is_token, is_past = (token < T)[:, None], (past < held)[:, None]
@@ -145,7 +141,6 @@ def moves(work: Workload, effort: Effort) -> Contender:
     inputs, out = SsmInputs.of(work), torch.empty_like(work.out)
     scratch = work.cache.scratch(case.batch, case.tokens)
     sink = torch.empty(1024, dtype=torch.int32, device=work.device)
-    links = usable_links(case.links, work.device)
 
     def moved(most_p: int, warps: int, apart: bool) -> list[Work]:
         block_p = min(most_p, shape.head_dim)
@@ -185,13 +180,11 @@ def moves(work: Workload, effort: Effort) -> Contender:
                 B_WORDS=b_ring.shape[3],
                 STATE_WORDS=state.shape[3],
                 SIGNS=-0x80000000 if layer.state.element_size() == 4 else -0x7FFF8000,
-                LINKED=links.precompute,
                 BLOCK_P=block_p,
                 BLOCK_T=padded_tokens(case.tokens),
                 BLOCK_W=padded_window(case.window),
                 APART=apart,
                 num_warps=warps,
-                launch_pdl=links.precompute,
             )
 
         return [one(call) for call in work.calls]
