@@ -63,8 +63,7 @@ def beside(report: Report) -> Table:
 
 def stages(report: Report) -> Table:
     """Return the stages, the chain and a whole launch, by batch, for an fp16 state."""
-    names = ("advance", "conv1d", "precompute", "state_update", "pair", "chain", "launch")
-    names += ("empty_normal", "empty")
+    names = ("advance", "conv1d", "precompute", "state_update", "pair", "chain", "launch", "empty")
     rows = [
         (str(batch), *(_us(times.get(name)) for name in names))
         for batch, times in cells(report, "fp16").items()

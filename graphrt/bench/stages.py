@@ -68,8 +68,8 @@ def chosen_launch(work: Workload) -> ChainLaunch:
 def behind_an_ordinary_kernel(links: PdlLinks, first: Stage) -> PdlLinks:
     """Return ``links`` without the one into ``first``, which is launched normally then.
 
-    What is timed comes behind a kernel that signals nothing, as a projection does: to be launched
-    as its dependent takes half a microsecond longer (yardsticks ``empty`` and ``empty_normal``).
+    What is timed comes behind a kernel that signals nothing, as a projection does: a single kernel
+    that is launched as its dependent takes half a microsecond longer (`yardsticks.empty`).
     """
     without: dict[str, bool] = {LINK_INTO[first]: False}
     return replace(links, **without)

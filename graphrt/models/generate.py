@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from graphrt.capture.bucket_graphs import CaptureProgress
-from graphrt.config import PdlLinks, RuntimeConfig, resolve_device
+from graphrt.config import RuntimeConfig, resolve_device
 from graphrt.models.decode import Completion, DecodeStats, GreedyDecoder
 from graphrt.models.greedy import GreedyStep
 from graphrt.models.mamba2 import Mamba2LM
@@ -132,10 +132,7 @@ def runtime_config(
     launch_tokens: Sequence[int] = (),
     state_dtype: torch.dtype = torch.float32,
 ) -> RuntimeConfig:
-    """Return the configuration of a runtime for ``model``; buckets are powers of 2 up to slots.
-
-    What comes before a layer of the chain is a projection, which does not signal: it is not linked.
-    """
+    """Return the configuration of a runtime for ``model``; buckets are powers of 2 up to slots."""
     buckets = [1 << bit for bit in range(slots.bit_length()) if 1 << bit < slots]
     return RuntimeConfig(
         shape=model.config.chain_shape,
@@ -148,5 +145,4 @@ def runtime_config(
         state_dtype=state_dtype,
         activation_dtype=model.dtype,
         device=model.device,
-        pdl=PdlLinks(conv1d=False),
     )

@@ -48,7 +48,7 @@ def test_json_holds_times_gates_floors_and_conditions(
     for case in report["cases"]:
         assert case["failed"] is None
         assert OURS | {"snapshots", "read", "moves"} == set(case["times"]) == set(case["gates"])
-        assert {"empty", "empty_normal", *PEERS} == set(case["absent"])
+        assert {"empty", "launch_normal", "launch_linked", *PEERS} == set(case["absent"])
         assert all(error < 1e-2 for error in case["gates"].values())
         pair = case["times"]["pair"]
         assert pair["floor_bytes"] > 0 and pair["calls"] == case["calls"]

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from graphrt import DecodeRuntime
-from graphrt.config import PdlLinks
 from graphrt.errors import CaptureError, ConfigError
 from graphrt.models.decode import GreedyDecoder
 from graphrt.models.generate import TextGenerator, runtime_config
@@ -237,6 +236,5 @@ def test_runtime_config_takes_the_models_sizes(base: tuple[Path, Any]) -> None:
     assert config.buckets == (1, 2, 4, 6)
     assert config.activation_dtype == torch.bfloat16 and config.layers == 3
     assert config.shape == model.config.chain_shape
-    assert config.pdl == PdlLinks(conv1d=False)  # a projection comes before every layer
     assert runtime_config(model, slots=1, tokens=3, window=9).buckets == (1,)
     assert runtime_config(model, slots=4, tokens=3, window=9).buckets == (1, 2, 4)

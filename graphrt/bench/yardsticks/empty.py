@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three kernels that do nothing, linked by PDL where the case is: what a launch costs at least.
+"""Kernels that do nothing: what a launch costs at least, and a link behind what does not signal.
 
-Behind another layer, which signals, the first is linked too; behind an ordinary kernel, which does
-not, it had better be launched normally.
+empty           three, linked by PDL like a chain where the case is
+launch_normal   one, launched normally
+launch_linked   one, launched as the dependent of the spacer, which signals nothing
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import triton
 import triton.language as tl
 
 from graphrt.bench.contender import Contender, Unavailable
-from graphrt.bench.stages import behind_an_ordinary_kernel
-from graphrt.bench.timing import Timed
+from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Workload
 from graphrt.config import PdlLinks
 from graphrt.kernels.chain import runs_kernels
@@ -40,23 +40,37 @@ def empty_layer(links: PdlLinks) -> None:
         )
 
 
+def empty_launch(linked: bool) -> None:
+    """Launch one kernel that does nothing, as a dependent of the one before it or normally."""
+    _empty_kernel[(1,)](
+        WAIT=linked, SIGNAL=False, SIGNAL_FIRST=False, num_warps=1, launch_pdl=linked
+    )
+
+
 def empty(work: Workload) -> Contender:
-    """Return three kernels that do nothing, linked like a layer behind another."""
-    return _empty("empty", work, work.case.links)
+    """Return three kernels that do nothing, linked like the chain."""
+    links = usable_links(work.case.links, work.device)
+    return _yardstick("empty", work, lambda: empty_layer(links))
 
 
-def empty_normal(work: Workload) -> Contender:
-    """Return three kernels that do nothing, the first launched normally, as the chain is timed."""
-    return _empty("empty_normal", work, behind_an_ordinary_kernel(work.case.links, "conv1d"))
+def launch_normal(work: Workload) -> Contender:
+    """Return one kernel that does nothing, launched normally."""
+    return _yardstick("launch_normal", work, lambda: empty_launch(False))
 
 
-def _empty(name: str, work: Workload, links: PdlLinks) -> Contender:
+def launch_linked(work: Workload) -> Contender:
+    """Return one kernel that does nothing, launched as a dependent; Unavailable without PDL."""
+    if not usable_links(work.case.links, work.device).precompute:
+        raise Unavailable("without PDL there are no links")
+    return _yardstick("launch_linked", work, lambda: empty_launch(True))
+
+
+def _yardstick(name: str, work: Workload, run: Work) -> Contender:
     if not runs_kernels(work.device):
         raise Unavailable("kernels do not run on this device")
-    links = usable_links(links, work.device)
     return Contender(
         name=name,
-        timed=Timed([lambda: empty_layer(links)] * len(work.calls)),
+        timed=Timed([run] * len(work.calls)),
         check=lambda: 0.0,
         floor=None,
         beside="chain",
