@@ -215,3 +215,13 @@ def test_numbers_that_blow_up_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> 
     found = run.bench_case(CASE, CPU, EFFORT, 1e9)
     assert "not finite" in found["failed"]
     assert found["times"] == {}
+
+
+def test_a_device_that_failed_for_good_is_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("illegal memory access")
+
+    monkeypatch.setattr(run, "_measure", lost)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    found = run.bench_case(CASE, torch.device("cuda"), EFFORT, 1e9)
+    assert found["failed"] == "RuntimeError: illegal memory access"
