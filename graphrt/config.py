@@ -87,9 +87,10 @@ class PdlLinks:
     """Which links of the chain use programmatic dependent launch, where the GPU has it (sm_90+).
 
     ``conv1d`` is the link into it, or into the single kernel of a layer, from whatever kernel comes
-    before. Behind advance or a layer of the chain, which signal, it hides the launch. Behind a
-    kernel of the step's own that does not, such as an input projection, a layer that is a single
-    kernel takes half a microsecond less without it; one of several gains less, or loses.
+    before. Behind advance or a layer of the chain, which signal, it hides the launch. Behind
+    kernels of the step's own that do not, such as an input projection, a layer that is a single
+    kernel is faster without it, and goes without where the step says that it has any
+    (`graphrt.declared.Declares`).
     ``precompute`` is the link conv1d → precompute, or the fused kernel that runs instead of it,
     ``state_update`` precompute → state update.
     """

@@ -43,8 +43,9 @@ _BEHIND = frozenset(stage.kernel for stage in STAGES if stage.behind)
 class Declares(Protocol):
     """A step that says what it reads beside its buffers and the cache.
 
-    outputs: the names of the buffers it writes. only_chain: it launches the chain and nothing else.
-    A step without these is captured too; its pointers are then not required to be declared.
+    outputs: the names of the buffers it writes. only_chain: it launches the chain and nothing else;
+    where it says no, layers of a single kernel are launched normally (`BoundChain.links`). A step
+    without these is captured too; its pointers are then not required to be declared.
     """
 
     outputs: frozenset[str]
@@ -86,6 +87,11 @@ def graph_manifest(
         free = name if name not in manifest else f"buffers.{name}"
         manifest.declare(free, tensor, role, Padding.IGNORED)
     return manifest
+
+
+def has_own_kernels(step: object) -> bool:
+    """Return whether ``step`` states that it launches more than the chain."""
+    return isinstance(step, Declares) and not step.only_chain
 
 
 def chain_contract(chain: BoundChain, layers: int, step: object) -> GraphContract:

@@ -24,12 +24,11 @@ from graphrt.capture.inspect.read import inspect_graph
 from graphrt.capture.inspect.report import Report
 from graphrt.capture.space import capture_space
 from graphrt.config import RuntimeConfig
-from graphrt.declared import cache_manifest, chain_contract, graph_manifest
+from graphrt.declared import cache_manifest, chain_contract, graph_manifest, has_own_kernels
 from graphrt.errors import AcceptError, CaptureError, ConfigError, sentence
 from graphrt.host_queue import HostQueue
 from graphrt.kernels.chain import BoundChain, accept_counts
 from graphrt.kernels.links import linked_stages
-from graphrt.kernels.pdl import usable_links
 from graphrt.seeds import slot_seed
 from graphrt.slots import SlotTable
 from graphrt.step import Step
@@ -129,7 +128,9 @@ class DecodeRuntime:
         shared = cache_manifest(self.cache, step)
 
         def build(bucket: int, tokens: int) -> Recipe[_Bound]:
-            chain = BoundChain(self.cache, self._slot_ids[bucket], tokens)
+            chain = BoundChain(
+                self.cache, self._slot_ids[bucket], tokens, alone=not has_own_kernels(step)
+            )
             buffers = step.buffers(bucket, tokens)
             tensors = named_tensors(buffers)
             manifest = graph_manifest(shared, step, self._slot_ids[bucket], tensors)
@@ -189,13 +190,13 @@ class DecodeRuntime:
         and there is no graph to read.
         """
         captured = self._graphs[bucket, self._tokens_of(tokens)]
-        stages = captured.value.chain.stages
+        chain = captured.value.chain
         return inspect_graph(
             captured.graph,
             captured.value.manifest,
             name=captured.graph.name,
-            stages=stages,
-            linked=linked_stages(usable_links(self.config.pdl, self.config.device), stages),
+            stages=chain.stages,
+            linked=linked_stages(chain.links, chain.stages),
         )
 
     # --- slots -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from graphrt import (
     DecodeRuntime,
 )
 from graphrt.capture.graph import GraphState
+from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.checks import check_same_bits
+from tests.helpers.links import ALL, INNER
 from tests.helpers.runtimes import (
     CASE,
     admit,
@@ -217,3 +220,22 @@ def test_the_step_may_be_any_callable_over_named_buffers() -> None:
         plain = chain_step(CASE, runtime.config)
         runtime.capture(Doubling(runtime.config, plain._weights, gated=True))
         check_same_bits(runtime.launch(rows, **inputs).out[:2], expected, "y")
+
+
+@pytest.mark.parametrize("only_chain", [True, False, None])
+def test_what_a_step_says_decides_how_single_layers_are_launched(
+    only_chain: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step: Any = chain_step(CASE, CASE.config("cpu"))
+    if only_chain is None:  # one that says nothing at all
+        said = step
+        step = type("Silent", (), {"buffers": said.buffers, "__call__": lambda _, *a: said(*a)})()
+    else:
+        step.only_chain = only_chain
+    with DecodeRuntime(CASE.config("cpu")) as runtime:
+        runtime.capture(step)
+        chain = runtime.captured[0].value.chain
+        monkeypatch.setattr(chain, "_links", ALL)
+        assert chain.links == ALL
+        monkeypatch.setattr(chain, "_launch", replace(chain._launch, single=FusedLaunch(16)))
+        assert chain.links == (INNER if only_chain is False else ALL)

@@ -24,6 +24,7 @@ from tools.gpu.device_time import device_time
 from tools.gpu.eager import graph_equals_eager
 from tools.gpu.host import host_cost
 from tools.gpu.links import programmatic_links
+from tools.gpu.projected import projected
 from tools.gpu.report import Section, run_sections
 from tools.gpu.sanitizer import sanitizer
 from tools.gpu.settings import Settings
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Section] = {
     "links": programmatic_links,
     "host": host_cost,
     "device_time": device_time,
+    "projected": projected,
     "demo": demo_speed,
     "sanitizer": sanitizer,
 }

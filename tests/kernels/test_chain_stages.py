@@ -22,12 +22,17 @@ Run = Callable[[], list[str]]
 
 
 def bound(
-    case: Case, links: PdlLinks, patch: pytest.MonkeyPatch, launches: dict[str, Launch]
+    case: Case,
+    links: PdlLinks,
+    patch: pytest.MonkeyPatch,
+    launches: dict[str, Launch],
+    *,
+    alone: bool = True,
 ) -> tuple[BoundChain, Run, Run]:
     """Return a chain of one kernel a layer, and what runs advance or a layer and names it."""
     generator = torch.Generator().manual_seed(0)
     cache = ReplayCache(case.config("cpu"))
-    chain = BoundChain(cache, torch.zeros(1, dtype=torch.int32), case.tokens)
+    chain = BoundChain(cache, torch.zeros(1, dtype=torch.int32), case.tokens, alone=alone)
     patch.setattr(chain, "_use_kernels", True)
     patch.setattr(chain, "_links", links)
     patch.setattr(chain, "_launch", replace(chain._launch, single=FusedLaunch(16)))
@@ -88,3 +93,17 @@ def test_the_kernels_of_a_launch_in_order() -> None:
     ]
     layer = ["_conv1d_kernel", "_fused_kernel"]
     assert kernels_of(stages_of("fused"), 2) == ["_advance_kernel", *layer, *layer]
+
+
+def test_among_other_kernels_a_single_one_is_launched_normally(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with recorded() as launches:
+        chain, advance, layer = bound(BASE, ALL, monkeypatch, launches, alone=False)
+        assert chain.links == INNER
+        assert [step() for step in (advance, layer, layer)] == [["advance"], ["single"], ["single"]]
+        assert launches["single"].keywords["launch_pdl"] is False
+        monkeypatch.setattr(chain, "_launch", replace(chain._launch, single=None))
+        assert chain.links == ALL
+        layer()
+        assert launches["conv1d"].keywords["launch_pdl"] is True

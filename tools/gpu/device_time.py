@@ -150,7 +150,7 @@ def _chain(
             yield (
                 what
                 | {"flush_share": _flush_share(runtime, rows, settings.flush_cycle)}
-                | _time_graph(settings, graph.graph.launch, config.layers)
+                | time_graph(settings, graph.graph.launch, config.layers)
             )
             if not bool(buffers.chain.out.isfinite().all()):
                 failures.append(f"{what}: outputs are not finite")
@@ -166,10 +166,10 @@ def _empty(settings: Settings, pdl: bool) -> dict[str, Any]:
         runtime.launch([runtime.admit()])
         (graph,) = captured(runtime)
         what = {"batch": 1, "layers": settings.layers, "pdl": pdl}
-        return what | _time_graph(settings, graph.graph.launch, settings.layers)
+        return what | time_graph(settings, graph.graph.launch, settings.layers)
 
 
-def _time_graph(settings: Settings, launch: Callable[[], None], layers: int) -> dict[str, float]:
+def time_graph(settings: Settings, launch: Callable[[], None], layers: int) -> dict[str, float]:
     """Return microseconds of a launch: ``back_to_back_us``; with many layers also ``cold_us``."""
     device = settings.device
     together = max(settings.flush_cycle, settings.back_to_back_layers // layers)

@@ -90,6 +90,21 @@ def device_time(report: Report) -> Table:
     )
 
 
+def projected(report: Report) -> Table:
+    """Return microseconds a layer between projections by batch and state, launched either way."""
+    rows = []
+    for t in report["sections"]["projected"]["timings"]:
+        ways = [t["as the step says"], t["as a dependent"]]
+        names = ("cold_us", "back_to_back_us")
+        cells = [" / ".join(f"{way[name]:.2f}" for way in ways) for name in names]
+        state = f"{t['state_dtype']} {t['rounding']}"
+        rows.append((str(t["batch"]), state, str(len(t["kernels"])), *cells))
+    return Table(
+        ("batch", "state", "kernels", "µs per layer, cold L2, as the step says / linked", "warm"),
+        tuple(rows),
+    )
+
+
 def host(report: Report) -> Table:
     """Return what a call costs the host, in microseconds, by the graph's kernel nodes."""
     graphs = report["sections"]["host"]["graphs"]
@@ -125,6 +140,7 @@ def demo(report: Report) -> Table:
 TABLES: dict[str, Callable[[Report], Table]] = {
     "summary": summary,
     "device_time": device_time,
+    "projected": projected,
     "host": host,
     "demo": demo,
 }
@@ -176,6 +192,12 @@ def _device_time(found: dict[str, Any]) -> str:
     )
 
 
+def _projected(found: dict[str, Any]) -> str:
+    first = found["timings"][0]
+    ways = [first[way]["cold_us"] for way in ("as the step says", "as a dependent")]
+    return "{:.2f} µs a layer and its projections, {:.2f} linked to them".format(*ways)
+
+
 def _demo(found: dict[str, Any]) -> str:
     first = found["runs"][0]
     return f"{first['tokens_per_second']:.0f} tokens/s at batch 1, T 6 and T 1 agree"
@@ -191,6 +213,7 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "links": _links,
     "host": _host,
     "device_time": _device_time,
+    "projected": _projected,
     "demo": _demo,
     "sanitizer": _sanitizer,
 }
