@@ -72,9 +72,9 @@ def _conv1d_kernel(
 
     wait_for_producer(WAIT)
     signal_consumer(SIGNAL and WAIT)
-    row = row_cursor(row_cursors_ptr, line, ROW)
-    slot = row_cursor(row_cursors_ptr, line, SLOT)
-    conv_pos = row_cursor(row_cursors_ptr, line, CONV_POS).to(tl.int32)
+    row = row_cursor(row_cursors_ptr, line, ROW).to(tl.int64)
+    slot = row_cursor(row_cursors_ptr, line, SLOT).to(tl.int64)
+    conv_pos = row_cursor(row_cursors_ptr, line, CONV_POS)
     live = slot >= 0
     mask = is_channel & live
     xbc_ptrs = xbc_ptr + row * stride_xbc_row + channel * stride_xbc_channel

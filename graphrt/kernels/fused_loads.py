@@ -59,12 +59,15 @@ def ask_for_tokens(
 ):  # fmt: skip
     """Return C and B [BLOCK_T, BLOCK_N]; x and, where y will be, x and z [BLOCK_T, BLOCK_P].
 
-    The first x in a `loaded_x_layout`. 0 where not ``live``; z is 0 without HAS_Z.
+    The first x in a `loaded_x_layout`. x and z are 0 after the tokens, and where not ``live``; C
+    and B are the last token's again, or what lies there: masks cost a small launch 1 %. z is 0
+    without HAS_Z.
     """
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
-    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+    # The last again behind it: of these rows nothing is stored, their columns meet a gain of 0.
+    token = gl.minimum(gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C)), T - 1)
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
-    mask = ((token < T) & live)[:, None] & (n < N)[None, :]
+    mask = (n < N)[None, :]
     b_ptrs = b_ptr + token[:, None] * stride_token + n[None, :]
     c = gl.load(b_ptrs + G * N, mask=mask, other=0.0)
     b = gl.load(b_ptrs, mask=mask, other=0.0)

@@ -124,10 +124,10 @@ def _precompute_kernel(
     line = gl.program_id(1).to(gl.int64)
     group = gl.program_id(0) // CHUNKS
     chunk = gl.program_id(0) % CHUNKS
-    row = row_cursor(row_cursors_ptr, line, ROW)
-    slot = row_cursor(row_cursors_ptr, line, SLOT)
-    held = row_cursor(row_cursors_ptr, line, HELD).to(gl.int32)
-    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
+    row = row_cursor(row_cursors_ptr, line, ROW).to(gl.int64)
+    slot = row_cursor(row_cursors_ptr, line, SLOT).to(gl.int64)
+    held = row_cursor(row_cursors_ptr, line, HELD)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START)
     live = slot >= 0
     first_head = group * HEADS_PER_GROUP + chunk * BLOCK_H
     end_head = (group + 1) * HEADS_PER_GROUP

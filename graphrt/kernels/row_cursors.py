@@ -48,8 +48,20 @@ _BY_COLUMN = {
 
 @triton.jit
 def row_cursor(row_cursors_ptr, line, COLUMN: tl.constexpr):
-    """Return one column of a line, int64. Where its row is padding the slot is -1, cursors 0."""
-    return tl.load(row_cursors_ptr + line * COLUMNS + COLUMN)
+    """Return one column of a line, int32. Where its row is padding the slot is -1, cursors 0.
+
+    The low half of what is stored: times an int32 stride that is one instruction, where a 64-bit
+    number takes four, and all that a program loads waits for these.
+    """
+    tl.static_assert(COLUMN != RAND_SEED)
+    halves = row_cursors_ptr.to(tl.pointer_type(tl.int32), bitcast=True)
+    return tl.load(halves + line * (2 * COLUMNS) + 2 * COLUMN)
+
+
+@triton.jit
+def row_seed(row_cursors_ptr, line):
+    """Return the seed of a line's row, int64."""
+    return tl.load(row_cursors_ptr + line * COLUMNS + RAND_SEED)
 
 
 @triton.jit

@@ -53,12 +53,12 @@ from graphrt.kernels.row_cursors import (
     CONV_POS,
     FLUSHED,
     HELD,
-    RAND_SEED,
     RING_START,
     ROW,
     SLOT,
     ring_row,
     row_cursor,
+    row_seed,
 )
 from graphrt.kernels.state_tile import ask_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
@@ -176,13 +176,13 @@ def _single_kernel(
         wait_for_producer(WAIT)
         signal_consumer(SIGNAL and WAIT)
 
-    slot = row_cursor(row_cursors_ptr, line, SLOT).to(gl.int32).to(gl.int64)
-    row = row_cursor(row_cursors_ptr, line, ROW).to(gl.int32).to(gl.int64)
-    conv_pos = row_cursor(row_cursors_ptr, line, CONV_POS).to(gl.int32)
-    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
-    held = row_cursor(row_cursors_ptr, line, HELD).to(gl.int32)
+    slot = row_cursor(row_cursors_ptr, line, SLOT).to(gl.int64)
+    row = row_cursor(row_cursors_ptr, line, ROW).to(gl.int64)
+    conv_pos = row_cursor(row_cursors_ptr, line, CONV_POS)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START)
+    held = row_cursor(row_cursors_ptr, line, HELD)
     flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
-    seed = row_cursor(row_cursors_ptr, line, RAND_SEED) if STOCHASTIC else 0
+    seed = row_seed(row_cursors_ptr, line) if STOCHASTIC else 0
     live = slot >= 0
     mask_n, mask_p = (n < N) & live, (p < P) & live
     state_ptr += slot * stride_state_slot + head * (P * N)

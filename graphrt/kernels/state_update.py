@@ -30,11 +30,11 @@ from graphrt.kernels.renames import rows_of_memory, x_rows
 from graphrt.kernels.row_cursors import (
     FLUSHED,
     HELD,
-    RAND_SEED,
     RING_START,
     ROW,
     SLOT,
     row_cursor,
+    row_seed,
 )
 from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_waits
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
@@ -111,12 +111,12 @@ def _state_update_kernel(
     head = gl.program_id(0) // P_BLOCKS
     first_row = gl.program_id(0) % P_BLOCKS * BLOCK_P
     group = head // (H // G)
-    row = row_cursor(row_cursors_ptr, line, ROW)
-    slot = row_cursor(row_cursors_ptr, line, SLOT)
-    held = row_cursor(row_cursors_ptr, line, HELD).to(gl.int32)
-    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(gl.int32)
+    row = row_cursor(row_cursors_ptr, line, ROW).to(gl.int64)
+    slot = row_cursor(row_cursors_ptr, line, SLOT).to(gl.int64)
+    held = row_cursor(row_cursors_ptr, line, HELD)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START)
     flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
-    seed = row_cursor(row_cursors_ptr, line, RAND_SEED) if STOCHASTIC else 0
+    seed = row_seed(row_cursors_ptr, line) if STOCHASTIC else 0
     live = slot >= 0
     state_ptr += slot * stride_state_slot + head * (P * N)
     x_ring_ptr += slot * stride_x_slot + head * (RING_ROWS * P)

@@ -82,10 +82,10 @@ def _moves_kernel(
     head = tl.program_id(0) // BLOCKS
     block = tl.program_id(0) % BLOCKS
     group = head // (H // G)
-    slot = row_cursor(row_cursors_ptr, line, SLOT)
-    row = row_cursor(row_cursors_ptr, line, ROW)
-    ring_start = row_cursor(row_cursors_ptr, line, RING_START).to(tl.int32)
-    held = row_cursor(row_cursors_ptr, line, HELD).to(tl.int32)
+    slot = row_cursor(row_cursors_ptr, line, SLOT).to(tl.int64)
+    row = row_cursor(row_cursors_ptr, line, ROW).to(tl.int64)
+    ring_start = row_cursor(row_cursors_ptr, line, RING_START)
+    held = row_cursor(row_cursors_ptr, line, HELD)
     flush = row_cursor(row_cursors_ptr, line, FLUSHED) != 0
 
     token, past = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_W)

@@ -137,7 +137,8 @@ def fill_poison(tensor: Tensor, poison: str) -> Tensor:
         value = poison == "nan"
     else:
         limits = torch.iinfo(tensor.dtype)
-        value = limits.min if poison == "nan" else limits.max
+        # Kernels may read the low half of 64 bits alone, which is not to be the 0 of a clean run.
+        value = limits.min + (limits.bits == 64) if poison == "nan" else limits.max
     with torch.no_grad():
         return tensor.fill_(value)
 
