@@ -192,11 +192,18 @@ def searched(
 ) -> tuple[tuple[Stage, ...], ChainLaunch]:
     """Return what is timed to search ``stage``, and by which configuration, with ``choice`` in it.
 
-    What is chosen before single is so by the chain without it.
+    What is chosen before single is so by the chain without it; the fused kernel by itself, where a
+    layer is a single kernel now: then it runs behind somebody else's convolution alone.
     """
     apart = launch if stage == "single" else replace(launch, single=None)
     varied = replace(apart, **{stage: choice})
-    return (PAIR if stage in PAIR else layer_stages(varied)), varied
+    if stage in PAIR:
+        together: tuple[Stage, ...] = PAIR
+    elif stage == "fused" and launch.single is not None:
+        together = after_conv1d(varied)
+    else:
+        together = layer_stages(varied)
+    return together, varied
 
 
 def launches(name: str, call: Work) -> bool:

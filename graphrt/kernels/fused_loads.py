@@ -55,19 +55,22 @@ def ask_for_tokens(
     x_ptr, b_ptr, stride_token, z_ptr, stride_z_token, stride_z_dim, first_row, live,
     P: tl.constexpr, N: tl.constexpr, G: tl.constexpr, T: tl.constexpr, HAS_Z: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
+    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr, UNMASKED: tl.constexpr,
 ):  # fmt: skip
     """Return C and B [BLOCK_T, BLOCK_N]; x and, where y will be, x and z [BLOCK_T, BLOCK_P].
 
-    The first x in a `loaded_x_layout`. x and z are 0 after the tokens, and where not ``live``; C
-    and B are the last token's again, or what lies there: masks cost a small launch 1 %. z is 0
-    without HAS_Z.
+    The first x in a `loaded_x_layout`. 0 after the tokens, and where not ``live``; z is 0 without
+    HAS_Z. UNMASKED: C and B are the last token's again there, or what lies in memory: masks cost a
+    launch of few rows of P 1 to 2 %.
     """
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
-    # The last again behind it: of these rows nothing is stored, their columns meet a gain of 0.
-    token = gl.minimum(gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C)), T - 1)
+    token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
-    mask = (n < N)[None, :]
+    if UNMASKED:  # of these rows nothing is stored, and their columns meet a gain of 0
+        token = gl.minimum(token, T - 1)
+        mask = (n < N)[None, :]
+    else:
+        mask = ((token < T) & live)[:, None] & (n < N)[None, :]
     b_ptrs = b_ptr + token[:, None] * stride_token + n[None, :]
     c = gl.load(b_ptrs + G * N, mask=mask, other=0.0)
     b = gl.load(b_ptrs, mask=mask, other=0.0)
