@@ -11,6 +11,8 @@ back as in `tools.gpu.device_time`; the two take turns.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,16 +48,14 @@ class ProjectedBuffers:
 class ProjectedStep(ChainStep):
     """The chain's layers between projections; ``says_so``: and it says that it has these."""
 
-    def __init__(
-        self, config: RuntimeConfig, weights: list[LayerWeights], says_so: bool, seed: int = 1
-    ) -> None:
+    def __init__(self, config: RuntimeConfig, weights: list[LayerWeights], says_so: bool) -> None:
         """Draw the projections' weights."""
         super().__init__(config, weights, gated=True)
         self.only_chain = not says_so
         shape = config.shape
         self._inner = shape.heads * shape.head_dim
         width = self._inner + shape.conv_dim + shape.heads
-        generator = torch.Generator(config.device).manual_seed(seed)
+        generator = torch.Generator(config.device).manual_seed(1)
 
         def drawn(rows: int, columns: int) -> Tensor:
             made = torch.randn(rows, columns, device=config.device, generator=generator)
@@ -117,12 +117,24 @@ def _timings(
 ) -> list[dict[str, Any]]:
     """Return the times of a layer in every bucket; append to ``failures`` what is not finite."""
     weights = random_weights(config, torch.Generator(config.device).manual_seed(0))
-    runtimes = {name: DecodeRuntime(config) for name in LAUNCHED}
+    with ExitStack() as closing:
+        runtimes = {name: closing.enter_context(DecodeRuntime(config)) for name in LAUNCHED}
+        timings = list(_turns(settings, config, weights, runtimes, failures))
+    return sorted(timings, key=lambda timing: int(timing["batch"]))
+
+
+def _turns(
+    settings: Settings,
+    config: RuntimeConfig,
+    weights: list[LayerWeights],
+    runtimes: dict[str, DecodeRuntime],
+    failures: list[str],
+) -> Iterator[dict[str, Any]]:
+    """Yield a bucket's times, each of ``runtimes`` launched in turn."""
     for name, runtime in runtimes.items():
         runtime.capture(ProjectedStep(config, weights, LAUNCHED[name]), check=False)
         for _ in range(config.slots):
             runtime.admit()
-    timings = []
     for graphs in zip(*map(captured, runtimes.values()), strict=True):
         bucket = graphs[0].bucket
         for runtime in runtimes.values():
@@ -134,19 +146,13 @@ def _timings(
         for name, runtime in runtimes.items():
             if not bool(runtime.buffers(bucket).out.isfinite().all()):
                 failures.append(f"batch {bucket} {name}: outputs are not finite")
-        timings.append(
-            {
-                "batch": bucket,
-                "layers": config.layers,
-                "state_dtype": str(config.state_dtype).removeprefix("torch."),
-                "rounding": config.rounding,
-                "kernels": [s.name for s in graphs[0].value.chain.stages[1:] if not s.behind],
-            }
-            | {name: _medians(times, config.layers) for name, times in taken.items()}
-        )
-    for runtime in runtimes.values():
-        runtime.close()
-    return sorted(timings, key=lambda timing: int(timing["batch"]))
+        yield {
+            "batch": bucket,
+            "layers": config.layers,
+            "state_dtype": str(config.state_dtype).removeprefix("torch."),
+            "rounding": config.rounding,
+            "kernels": [s.name for s in graphs[0].value.chain.stages[1:] if not s.behind],
+        } | {name: _medians(times, config.layers) for name, times in taken.items()}
 
 
 def _medians(times: list[dict[str, float]], layers: int) -> dict[str, float]:
