@@ -53,6 +53,16 @@ CASES: dict[str, tuple[RuntimeConfig, tuple[int, ...]]] = {
     "state_fp32": (replace(_BASE, state_dtype=torch.float32, rounding="nearest"), ROWS),
     "state_bf16": (replace(_BASE, state_dtype=torch.bfloat16, rounding="nearest"), _ENDS),
     "tokens_1": (replace(_BASE, tokens=1, launch_tokens=(1,)), _ENDS),
+    "tokens_1_state_fp32": (
+        replace(
+            _BASE,
+            tokens=1,
+            launch_tokens=(1,),
+            state_dtype=torch.float32,
+            rounding="nearest",
+        ),
+        _ENDS,
+    ),
     "whole_model": (
         replace(_BASE, shape=ChainShape(heads=128, head_dim=64, state_dim=128, groups=8)),
         ROWS[-1:],

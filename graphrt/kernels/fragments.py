@@ -167,6 +167,21 @@ def state_layout(
 
 
 @constexpr_function
+def rows_of_g_layout(rows: int, columns: int, v: int, warps: int, row_warps: int) -> Any:
+    """Return the layout [rows / 8, 8 of g, columns] of a `state_layout` whose warps share no N."""
+    own = rows // (8 * row_warps)
+    return _linear(
+        [[0, 0, n] for n in _powers(1, v)]
+        + [[f, 0, 0] for f in _powers(1, own)]
+        + [[0, 0, n] for n in _powers(4 * v, columns)],
+        [[0, 0, v], [0, 0, 2 * v], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
+        [[f, 0, 0] for f in _powers(own, rows // 8)]
+        + [[0, 0, 0] for _ in _powers(1, warps // row_warps)],
+        [rows // 8, 8, columns],
+    )
+
+
+@constexpr_function
 def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of draws [rows of P, N / 8], each for 8 elements of a `state_layout`.
 

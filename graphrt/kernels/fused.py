@@ -26,6 +26,7 @@ from graphrt.kernels.fragments import of_one_head_layout, vector
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_tokens
 from graphrt.kernels.fused_tile import fused_tile, tile_constants
 from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.one_token import is_by_sums
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import by_thread, loads_stay_ahead, zero_after_loads
 from graphrt.kernels.row_cursors import (
@@ -147,7 +148,7 @@ def _fused_kernel(
         conv_out_ptr + head * P, conv_out_ptr + H * P + group * N, stride_conv_token,
         z_ptr, stride_z_token, stride_z_dim, first_row, live,
         P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
-        not IN_SHARED and BLOCK_P <= 16,
+        is_by_sums(state_ptr.dtype.element_ty, T) or (not IN_SHARED and BLOCK_P <= 16),
     )  # fmt: skip
     loads_stay_ahead()
     x_past, b_past, dt_past = ask_for_history(

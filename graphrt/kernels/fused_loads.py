@@ -60,8 +60,8 @@ def ask_for_tokens(
     """Return C and B [BLOCK_T, BLOCK_N]; x and, where y will be, x and z [BLOCK_T, BLOCK_P].
 
     The first x in a `loaded_x_layout`. 0 after the tokens, and where not ``live``; z is 0 without
-    HAS_Z. UNMASKED: C and B are the last token's again there, or what lies in memory: masks cost a
-    launch of few rows of P 1 to 2 %.
+    HAS_Z. UNMASKED: C and B are the last token's again there, or what lies in memory: one token's
+    sums want it (`graphrt.kernels.one_token`), and masks cost a launch of few rows of P 1 to 2 %.
     """
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))

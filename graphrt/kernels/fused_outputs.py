@@ -6,7 +6,8 @@ and the columns tokens, as in the state update, so that up to 8 tokens leave not
 turned before it is stored. An fp32 state is half the products then, and a launch takes 2 to 5 %
 less from batch 8 to 64. Where a warp has 8 rows of P half of them would be empty (10 % more at
 batch 1), and a 16-bit state's registers would have to be moved together: there tokens are the rows.
-Both give the same bits.
+Both give the same bits. One token of an fp32 state is read out by neither:
+`graphrt.kernels.one_token`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from triton.runtime.jit import constexpr_function
 
 from graphrt.kernels.fragments import rows_of_p_layout, x_layout
 from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.one_token import for_rows, for_tokens, read_out_by_sums
 from graphrt.kernels.ptx import exp
 from graphrt.kernels.renames import by_p, by_token, rows_of_memory
 from graphrt.kernels.token_columns import read_out, x_times_causal
@@ -47,25 +49,30 @@ def decay_at(
 
 @jit
 def checkpoint_part(
-    state, c, zero,
+    state, c, zero, OUT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr,
     IN_SHARED: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr, BY_P: tl.constexpr,
+    BY_SUMS: tl.constexpr,
 ):  # fmt: skip
-    """Return the state times C, rows and columns a product's.
+    """Return the state times C, as `outputs` takes it: BY_SUMS one token's, to be broadcast.
 
     state: as `state_tile.ask_for_state` returns it. c: [BLOCK_T, BLOCK_N]. zero: added to the 0
     that the products start from.
     """
-    if BY_P:
-        PRODUCT: tl.constexpr = rows_of_p_layout(WARPS, ROW_WARPS)
+    PRODUCT: tl.constexpr = rows_of_p_layout(WARPS, ROW_WARPS)
+    if BY_SUMS:
+        sums = read_out_by_sums(state, c, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED)
+        y = for_rows(sums, PRODUCT, ROW_WARPS, PAIRED) if BY_P else for_tokens(sums, OUT)
+    elif BY_P:
         start = gl.zeros([BLOCK_P, c.shape[0]], gl.float32, PRODUCT) + zero
         y = read_out(
             state, c, start, start, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED
         )
     else:
-        y = read_out_by_token(
+        rows = read_out_by_token(
             state, c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED
         )
+        y = y_of(rows, OUT, c.shape[0], ROW_WARPS, PAIRED)
     return y
 
 
@@ -122,7 +129,7 @@ def outputs(
             y *= z / (1.0 + exp(-z))
         y = gl.where(live, by_token(y.to(DTYPE), WARPS, ROW_WARPS, PAIRED), 0.0)
     else:
-        y = y_of(checkpoint, OUT, T, ROW_WARPS, PAIRED) * decay
+        y = checkpoint * decay
         y += y_of(within, OUT, T, ROW_WARPS, PAIRED)
         if HAS_D:
             y += x_of_y.to(gl.float32) * skip

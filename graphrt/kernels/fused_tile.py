@@ -33,6 +33,7 @@ from graphrt.kernels.fused_outputs import (
     rows_are_of_p,
 )
 from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.one_token import is_by_sums
 from graphrt.kernels.precompute import softplus
 from graphrt.kernels.products import into_range_in_pairs
 from graphrt.kernels.renames import by_p, turned, x_rows
@@ -131,8 +132,9 @@ def fused_tile(
         )
     wait_for_state(IN_SHARED)
     y = checkpoint_part(
-        state, read_c, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED, BY_P
-    )
+        state, read_c, zero, OUT, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED, BY_P,
+        is_by_sums(state_ptr.dtype.element_ty, T),
+    )  # fmt: skip
     if not PAIRED:
         within = causal_part(
             causal_past, causal_new, x_past, x_new, PLANES, WARPS, ROW_WARPS, PAIRED, BY_P

@@ -46,6 +46,7 @@ from graphrt.kernels.fragments import (
 from graphrt.kernels.fused_loads import ask_for_history, ask_for_z
 from graphrt.kernels.fused_tile import fused_tile, tile_constants
 from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.one_token import is_by_sums
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import loads_stay_ahead, zero_after_loads
 from graphrt.kernels.renames import columns_from
@@ -236,8 +237,14 @@ def _single_kernel(
 
     # conv1d's work.
     ACT: tl.constexpr = xbc_ptr.dtype.element_ty
-    bc = by_token(bc_seen, bc_bias, bc_taps, 0, BLOCK_T, T, WIDTH, ACT)
-    bc = gl.convert_layout(gl.permute(bc, [1, 0]), c_layout(BLOCK_T, 2 * BLOCK_N, V, WARPS))
+    BC: tl.constexpr = c_layout(BLOCK_T, 2 * BLOCK_N, V, WARPS)
+    if is_by_sums(state_ptr.dtype.element_ty, T):  # all rows are the token's
+        bc = convolved(bc_seen, bc_bias, bc_taps, 0, WIDTH).to(ACT)
+        bc = gl.convert_layout(bc, gl.SliceLayout(0, BC))[None, :]
+        bc, _ = gl.broadcast(bc, gl.zeros([BLOCK_T, 2 * BLOCK_N], ACT, BC))
+    else:
+        bc = by_token(bc_seen, bc_bias, bc_taps, 0, BLOCK_T, T, WIDTH, ACT)
+        bc = gl.convert_layout(gl.permute(bc, [1, 0]), BC)
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
     b_new = gl.convert_layout(columns_from(bc, 0, BLOCK_N), C, assert_trivial=True)
     c_new = gl.convert_layout(columns_from(bc, BLOCK_N, BLOCK_N), C, assert_trivial=True)

@@ -24,6 +24,7 @@ from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.fold import b_of_history, fold
 from graphrt.kernels.fragments import c_layout, causal_layout, product_layout, vector, x_layout
 from graphrt.kernels.gluon import gl, jit
+from graphrt.kernels.one_token import for_rows, is_by_sums, read_out_by_sums
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.ptx import exp, loads_stay_ahead
 from graphrt.kernels.renames import rows_of_memory, x_rows
@@ -171,6 +172,9 @@ def _state_update_kernel(
         ).to(gl.float32)
     C: tl.constexpr = c_layout(BLOCK_T, BLOCK_N, V, WARPS)
     of_token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
+    BY_SUMS: tl.constexpr = is_by_sums(state_ptr.dtype.element_ty, T)
+    if BY_SUMS:  # all rows are the token's
+        of_token = gl.minimum(of_token, 0)
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
     c_new = gl.load(
         read_c_ptr
@@ -192,7 +196,11 @@ def _state_update_kernel(
 
     zero = gl.zeros([BLOCK_P, BLOCK_T], gl.float32, PRODUCT)
     wait_for_state(IN_SHARED)
-    y = read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+    if BY_SUMS:
+        sums = read_out_by_sums(state, c_new, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
+        y = for_rows(sums, PRODUCT)
+    else:
+        y = read_out(state, c_new, zero + 0.0 * decay, zero, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED)
     if PLANES == 1:
         low_past, low_new = causal_past, causal_new
     y = y * decay + x_times_causal(

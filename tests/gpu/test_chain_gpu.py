@@ -124,6 +124,7 @@ WIDE = {
         rounding="stochastic",
     ),
 }
+ONE_TOKEN = replace(RANK, tokens=1, window=2)  # read out by sums, not by products
 
 
 @pytest.mark.parametrize("case", WIDE.values(), ids=WIDE)
@@ -136,7 +137,7 @@ def test_a_row_is_the_same_in_every_bucket(case: Case) -> None:
 
 
 @pytest.mark.parametrize("choice", STATE_UPDATE, ids=label)
-@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE)
+@pytest.mark.parametrize("case", [*WIDE.values(), ONE_TOKEN], ids=[*WIDE, "one_token"])
 def test_every_searched_state_update_gives_the_same_bits(
     case: Case, choice: StateUpdateLaunch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +148,7 @@ def test_every_searched_state_update_gives_the_same_bits(
         return replace(lookup(shape, rows, **key), state_update=state_update, **CHAINS["pair"])
 
     monkeypatch.setattr(chain, "lookup", found)
-    case = replace(case, slots=4, buckets=(4,), launch_tokens=(3,))
+    case = replace(case, slots=4, buckets=(4,), launch_tokens=(case.tokens,))
     check_alone_and_in_company(case, torch.device("cuda"), [1, 4], launches=20)
 
 
@@ -160,6 +161,7 @@ ALIKE = {
     "state_bf16": replace(BASE, heads=16, activation_dtype=BF16, state_dtype=BF16),
     "state_fp32": replace(BASE, heads=16, state_dim=128, activation_dtype=BF16),
     "rank": replace(RANK, state_dtype=FP16),
+    "one_token": ONE_TOKEN,
     "tokens_16": replace(RANK, tokens=16, state_dtype=FP16),
     "window_24": NARROW_STATE,
 }

@@ -55,6 +55,7 @@ LENGTHS = one_factor(
     window_16={"window": 16},
     window_24={"tokens": 6, "window": 24, "launch_tokens": (4, 6)},
     window_32={"tokens": 6, "window": 32, "launch_tokens": (4, 6)},
+    tokens_1_state_dim_64={"tokens": 1, "launch_tokens": (1,), "state_dim": 64},
     tokens_1_window_1={"tokens": 1, "launch_tokens": (1,), "window": 1},
     tokens_16_window_32={"tokens": 16, "window": 32, "launch_tokens": (5, 16)},
 )
@@ -131,7 +132,8 @@ _GPU_SIZES = one_factor(
     },
 )
 _GPU_NAMES = (
-    *("tokens_1", "tokens_16_window_32", "window_is_tokens", "window_24"),
+    *("tokens_1", "tokens_1_state_dim_64", "tokens_16_window_32"),
+    *("window_is_tokens", "window_24"),
     *("conv_width_2", "conv_width_3"),
     *("no_D", "no_z", "no_dt_bias", "no_conv_bias"),
     *("transposed", "every_second_column", "bf16_in_proj"),
