@@ -33,7 +33,7 @@ def read_out_by_sums(
     """Return the state times C, fp32 [ROWS].
 
     state: as `state_tile.ask_for_state` returns it. c: [8, BLOCK_N] in a `c_layout`, rows alike.
-    A thread has V sums a row that do not wait for each other.
+    A thread's columns of a step are sums of their own, so that few additions wait for another.
     """
     COLUMNS: tl.constexpr = multiplied_at_once(BLOCK_N, V)
     OWN: tl.constexpr = ROWS // (8 * ROW_WARPS)
