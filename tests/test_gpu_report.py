@@ -16,6 +16,8 @@ from tools.gpu.report import run_sections
 from tools.gpu.settings import Settings
 from tools.gpu.tables import TABLES, as_text
 
+pytestmark = pytest.mark.xdist_group("report")  # one worker, which runs the report once
+
 CPU = torch.device("cpu")
 ON_A_CPU = [name for name in gpu_report.SECTIONS if name not in gpu_report.NEED_A_GPU]
 

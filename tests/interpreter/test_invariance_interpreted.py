@@ -21,13 +21,14 @@ CASES = {
     "fp32": replace(TINY, slots=5, buckets=(1, 4)),
     "one_token": replace(
         TINY,
+        heads=1,
         slots=5,
         buckets=(1, 4),
         tokens=1,
         launch_tokens=(1,),
         window=2,  # so that it flushes in 20 launches
         head_dim=32,
-        state_dim=64,
+        state_dim=32,
         activation_dtype=BF16,
     ),
     "bf16_state_fp16_stochastic": replace(
