@@ -41,12 +41,13 @@ from graphrt.kernels.ptx import INTERPRETED
 
 
 @constexpr_function
-def _powers(first: int, end: int) -> list[int]:
-    powers = []
+def powers(first: int, end: int) -> list[int]:
+    """Return ``first`` times the powers of two, below ``end``: steps of a layout's bits."""
+    found = []
     while first < end:
-        powers.append(first)
+        found.append(first)
         first *= 2
-    return powers
+    return found
 
 
 @constexpr_function
@@ -114,7 +115,8 @@ def rows_of_p_layout(warps: int, row_warps: int) -> Any:
 
 
 @constexpr_function
-def _linear(registers: list[Any], lanes: list[Any], warps: list[Any], shape: list[int]) -> Any:
+def linear(registers: list[Any], lanes: list[Any], warps: list[Any], shape: list[int]) -> Any:
+    """Return the layout in which each bit of a register, lane or warp is a step in ``shape``."""
     return None if INTERPRETED else gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
 
 
@@ -131,13 +133,13 @@ def _rows_of_p(own: int, paired: bool) -> tuple[list[int], list[int]]:
     A thread's are consecutive, or ``paired``: those of g and g + 1, g even, in turn.
     """
     step = in_turn(paired)
-    return _powers(step, step * own), [*_powers(1, step), *_powers(step * own, 8 * own)]
+    return powers(step, step * own), [*powers(1, step), *powers(step * own, 8 * own)]
 
 
 @constexpr_function
 def _alike(warps: int) -> list[Any]:
     """Return what makes all warps hold the same."""
-    return [[0, 0] for _ in _powers(1, warps)]
+    return [[0, 0] for _ in powers(1, warps)]
 
 
 @constexpr_function
@@ -154,30 +156,15 @@ def state_layout(
     own = rows // (8 * row_warps)
     sharing = 1 if whole else warps // row_warps
     of_thread, of_lanes = _rows_of_p(own, paired)
-    return _linear(
-        [[0, n] for n in _powers(1, v)]
+    return linear(
+        [[0, n] for n in powers(1, v)]
         + [[p, 0] for p in of_thread]
-        + [[0, n] for n in _powers(4 * v * sharing, columns)],
+        + [[0, n] for n in powers(4 * v * sharing, columns)],
         [[0, v], [0, 2 * v], *([p, 0] for p in of_lanes)],
-        [[p, 0] for p in _powers(8 * own, rows)]
-        + [[0, n] for n in _powers(4 * v, 4 * v * sharing)]
+        [[p, 0] for p in powers(8 * own, rows)]
+        + [[0, n] for n in powers(4 * v, 4 * v * sharing)]
         + _alike(warps // (row_warps * sharing)),
         [rows, columns],
-    )
-
-
-@constexpr_function
-def rows_of_g_layout(rows: int, columns: int, v: int, warps: int, row_warps: int) -> Any:
-    """Return the layout [rows / 8, 8 of g, columns] of a `state_layout` whose warps share no N."""
-    own = rows // (8 * row_warps)
-    return _linear(
-        [[0, 0, n] for n in _powers(1, v)]
-        + [[f, 0, 0] for f in _powers(1, own)]
-        + [[0, 0, n] for n in _powers(4 * v, columns)],
-        [[0, 0, v], [0, 0, 2 * v], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
-        [[f, 0, 0] for f in _powers(own, rows // 8)]
-        + [[0, 0, 0] for _ in _powers(1, warps // row_warps)],
-        [rows // 8, 8, columns],
     )
 
 
@@ -190,13 +177,13 @@ def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1
     own, each = rows // (8 * row_warps), max(v // 8, 1)
     sharing = warps // row_warps
     lanes = [each, 2 * each]
-    return _linear(
-        [[0, n] for n in _powers(1, each)]
-        + [[p, 0] for p in _powers(1, own)]
-        + [[0, n] for n in _powers(4 * each * sharing, octets)],
+    return linear(
+        [[0, n] for n in powers(1, each)]
+        + [[p, 0] for p in powers(1, own)]
+        + [[0, n] for n in powers(4 * each * sharing, octets)],
         [[0, n if n < octets else 0] for n in lanes] + [[own, 0], [2 * own, 0], [4 * own, 0]],
-        [[p, 0] for p in _powers(8 * own, rows)]
-        + [[0, n if n < octets else 0] for n in _powers(4 * each, 4 * each * sharing)],
+        [[p, 0] for p in powers(8 * own, rows)]
+        + [[0, n if n < octets else 0] for n in powers(4 * each, 4 * each * sharing)],
         [rows, octets],
     )
 
@@ -204,12 +191,12 @@ def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1
 @constexpr_function
 def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
     """Return the layout in shared memory [loads, 32 V] of what is a `state_layout`."""
-    return _linear(
-        [[0, n] for n in _powers(1, v)]
-        + [[load, 0] for load in _powers(1, own)]
-        + [[load, 0] for load in _powers(own * (1 if whole else warps), loads)],
-        [[0, n] for n in _powers(v, 32 * v)],
-        _alike(warps) if whole else [[load, 0] for load in _powers(own, own * warps)],
+    return linear(
+        [[0, n] for n in powers(1, v)]
+        + [[load, 0] for load in powers(1, own)]
+        + [[load, 0] for load in powers(own * (1 if whole else warps), loads)],
+        [[0, n] for n in powers(v, 32 * v)],
+        _alike(warps) if whole else [[load, 0] for load in powers(own, own * warps)],
         [loads, 32 * v],
     )
 
@@ -224,13 +211,13 @@ def lines_layout(loads: int, own: int, v: int, warps: int, paired: bool = False)
     of_g = [[0, 4 * v], [0, 8 * v], [0, 16 * v]]
     one, *others = of_g if paired else of_g[::-1]
     rest = (
-        [[load, 0] for load in _powers(2 * own, loads)]
+        [[load, 0] for load in powers(2 * own, loads)]
         + [one]
-        + [[load, 0] for load in _powers(1, own)]
+        + [[load, 0] for load in powers(1, own)]
     )
-    shared = len(_powers(1, warps))
-    return _linear(
-        [[0, n] for n in _powers(1, v)] + rest[shared:],
+    shared = len(powers(1, warps))
+    return linear(
+        [[0, n] for n in powers(1, v)] + rest[shared:],
         [[0, v], [0, 2 * v], [own, 0], *sorted(others)],
         rest[:shared],
         [loads, 32 * v],
@@ -242,10 +229,10 @@ def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1, paired: boo
     """Return the layout of x or y [tokens or history, rows of P]."""
     own = rows // (8 * row_warps)
     of_thread, of_lanes = _rows_of_p(own, paired)
-    return _linear(
-        [[0, p] for p in of_thread] + [[1, 0]] + [[j, 0] for j in _powers(8, tokens)],
+    return linear(
+        [[0, p] for p in of_thread] + [[1, 0]] + [[j, 0] for j in powers(8, tokens)],
         [[2, 0], [4, 0], *([0, p] for p in of_lanes)],
-        [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[0, p] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
 
@@ -261,10 +248,10 @@ def loaded_x_layout(tokens: int, rows: int, warps: int, row_warps: int, paired: 
 def out_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of x and y [tokens, rows of P] where tokens are the rows of products."""
     own = rows // (8 * row_warps)
-    return _linear(
-        [[0, p] for p in _powers(1, 2 * own)] + [[t, 0] for t in _powers(8, tokens)],
+    return linear(
+        [[0, p] for p in powers(1, 2 * own)] + [[t, 0] for t in powers(8, tokens)],
         [[0, 2 * own], [0, 4 * own], [1, 0], [2, 0], [4, 0]],
-        [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[0, p] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
 
@@ -284,10 +271,10 @@ def turned_layout(
     of_token, *tokens_of_lanes = [[t, 0] for t in (1, 2, 4)]
     if not by_token:
         pair, lanes, of_token, tokens_of_lanes = of_token, tokens_of_lanes, pair, lanes
-    return _linear(
-        [pair] + [[0, p] for p in of_thread] + [[t, 0] for t in _powers(8, tokens)],
+    return linear(
+        [pair] + [[0, p] for p in of_thread] + [[t, 0] for t in powers(8, tokens)],
         [*lanes, of_token, *tokens_of_lanes],
-        [[0, p] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[0, p] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
         [tokens, rows],
     )
 
@@ -295,8 +282,8 @@ def turned_layout(
 @constexpr_function
 def causal_layout(tokens: int, columns: int, warps: int) -> Any:
     """Return the layout of a part of the causal matrix [tokens, history or tokens]."""
-    return _linear(
-        [[0, 1]] + [[0, j] for j in _powers(8, columns)] + [[t, 0] for t in _powers(8, tokens)],
+    return linear(
+        [[0, 1]] + [[0, j] for j in powers(8, columns)] + [[t, 0] for t in powers(8, tokens)],
         [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
         _alike(warps),
         [tokens, columns],
@@ -306,10 +293,10 @@ def causal_layout(tokens: int, columns: int, warps: int) -> Any:
 @constexpr_function
 def c_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
     """Return the layout of C [tokens, N]."""
-    return _linear(
-        [[0, n] for n in _powers(1, v)]
-        + [[0, n] for n in _powers(4 * v, columns)]
-        + [[t, 0] for t in _powers(8, tokens)],
+    return linear(
+        [[0, n] for n in powers(1, v)]
+        + [[0, n] for n in powers(4 * v, columns)]
+        + [[t, 0] for t in powers(8, tokens)],
         [[0, v], [0, 2 * v], [1, 0], [2, 0], [4, 0]],
         _alike(warps),
         [tokens, columns],
@@ -320,13 +307,13 @@ def c_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
 def b_layout(history: int, columns: int, v: int, warps: int, row_warps: int = 1) -> Any:
     """Return the layout of B [history, N], columns shared as those of a `state_layout`."""
     sharing = warps // row_warps
-    return _linear(
-        [[0, n] for n in _powers(1, v // 2)]
+    return linear(
+        [[0, n] for n in powers(1, v // 2)]
         + [[1, 0]]
-        + [[j, 0] for j in _powers(8, history)]
-        + [[0, n] for n in _powers(4 * v * sharing, columns)],
+        + [[j, 0] for j in powers(8, history)]
+        + [[0, n] for n in powers(4 * v * sharing, columns)],
         [[2, 0], [4, 0], [0, v // 2], [0, v], [0, 2 * v]],
-        _alike(row_warps) + [[0, n] for n in _powers(4 * v, 4 * v * sharing)],
+        _alike(row_warps) + [[0, n] for n in powers(4 * v, 4 * v * sharing)],
         [history, columns],
     )
 
@@ -354,10 +341,10 @@ def taps_layout(channels: int, width: int, warps: int) -> Any:
 def taps_of_out_layout(rows: int, width: int, warps: int, row_warps: int) -> Any:
     """Return the layout of taps [rows of P, 2 or 4] by the rows that an `out_layout` has."""
     own, taps = rows // (8 * row_warps), padded_taps(width)
-    return _linear(
-        [[0, tap] for tap in _powers(1, taps)] + [[p, 0] for p in _powers(1, 2 * own)],
+    return linear(
+        [[0, tap] for tap in powers(1, taps)] + [[p, 0] for p in powers(1, 2 * own)],
         [[2 * own, 0], [4 * own, 0], [0, 0], [0, 0], [0, 0]],
-        [[p, 0] for p in _powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[p, 0] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
         [rows, taps],
     )
 
@@ -381,12 +368,12 @@ def matrices_layout(heads: int, tokens: int, columns: int, warps: int) -> Any:
     Warps share the heads, and hold the same where there are too few.
     """
     each = max(heads // warps, 1)
-    return _linear(
-        [[0, 0, j] for j in _powers(1, columns // 4)]
-        + [[0, t, 0] for t in _powers(8, tokens)]
-        + [[h, 0, 0] for h in _powers(1, each)],
+    return linear(
+        [[0, 0, j] for j in powers(1, columns // 4)]
+        + [[0, t, 0] for t in powers(8, tokens)]
+        + [[h, 0, 0] for h in powers(1, each)],
         [[0, 0, columns // 4], [0, 0, columns // 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
-        [[h, 0, 0] if h < heads else [0, 0, 0] for h in _powers(each, each * warps)],
+        [[h, 0, 0] if h < heads else [0, 0, 0] for h in powers(each, each * warps)],
         [heads, tokens, columns],
     )
 
@@ -394,10 +381,10 @@ def matrices_layout(heads: int, tokens: int, columns: int, warps: int) -> Any:
 @constexpr_function
 def columns_layout(tokens: int, columns: int, v: int, warps: int) -> Any:
     """Return the layout of B [history or tokens, N] whose tokens are a causal matrix's columns."""
-    return _linear(
-        [[0, n] for n in _powers(1, v)]
-        + [[0, n] for n in _powers(4 * v, columns)]
-        + [[j, 0] for j in _powers(2, tokens // 4)],
+    return linear(
+        [[0, n] for n in powers(1, v)]
+        + [[0, n] for n in powers(4 * v, columns)]
+        + [[j, 0] for j in powers(2, tokens // 4)],
         [[0, v], [0, 2 * v], [1, 0], [tokens // 4, 0], [tokens // 2, 0]],
         _alike(warps),
         [tokens, columns],

@@ -10,10 +10,12 @@ with lane = 4 g + t (`graphrt.kernels.fragments`) the same n, whatever g is.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton.language as tl
 from triton.runtime.jit import constexpr_function
 
-from graphrt.kernels.fragments import in_turn, multiplied_at_once, rows_of_g_layout
+from graphrt.kernels.fragments import in_turn, linear, multiplied_at_once, powers
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.renames import columns_from, rows_of_product
 from graphrt.kernels.state_tile import state_columns
@@ -23,6 +25,21 @@ from graphrt.kernels.state_tile import state_columns
 def is_by_sums(dtype: tl.dtype, tokens: int) -> bool:
     """Return whether ``tokens`` are read out from a state of ``dtype`` by `read_out_by_sums`."""
     return bool(dtype == tl.float32) and tokens == 1
+
+
+@constexpr_function
+def rows_of_g_layout(rows: int, columns: int, v: int, warps: int, row_warps: int) -> Any:
+    """Return the layout [rows / 8, 8 of g, columns] of a `state_layout` whose warps share no N."""
+    own = rows // (8 * row_warps)
+    return linear(
+        [[0, 0, n] for n in powers(1, v)]
+        + [[f, 0, 0] for f in powers(1, own)]
+        + [[0, 0, n] for n in powers(4 * v, columns)],
+        [[0, 0, v], [0, 0, 2 * v], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
+        [[f, 0, 0] for f in powers(own, rows // 8)]
+        + [[0, 0, 0] for _ in powers(1, warps // row_warps)],
+        [rows // 8, 8, columns],
+    )
 
 
 @jit

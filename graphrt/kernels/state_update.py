@@ -174,7 +174,7 @@ def _state_update_kernel(
     of_token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, C))
     BY_SUMS: tl.constexpr = is_by_sums(state_ptr.dtype.element_ty, T)
     if BY_SUMS:  # all rows are the token's
-        of_token = gl.minimum(of_token, 0)
+        of_token = gl.minimum(of_token, T - 1)
     n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, C))
     c_new = gl.load(
         read_c_ptr
