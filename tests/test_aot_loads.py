@@ -40,8 +40,17 @@ def test_nothing_spills_and_the_state_moves_in_128_bits(
         loads = [a for a in update.accesses if a.argument == "state_ptr" and a.kind == "load"]
         sides = {a.waits for a in loads}
         assert sides == {frozenset({waits})}, f"{name} asks for the state after {sides} waits"
-        wide = [i for i in update.sass if i.has("LDG.E.128", "LDGSTS.E.BYPASS.128")]
+        wide = [i for i in update.sass if i.has("LDG.E.LTC128B.128", "LDGSTS.E.BYPASS.LTC128B.128")]
         assert len([i for i in wide if frozenset(i.waits) in sides]) >= len(loads) > 0
+
+
+@pytest.mark.parametrize("capability", [90, 100])
+def test_every_load_of_a_layer_has_l2_fetch_whole_lines(capability: int) -> None:
+    for bucket in (1, 64):
+        built = build_all(DTYPES["state_fp16_stochastic"], ALL, bucket, capability)
+        for stage in built.keys() - {"advance"}:
+            loads = [i.opcode for i in built[stage].sass if i.has("LDG", "LDGSTS")]
+            assert loads and all("LTC128B" in opcode.split(".") for opcode in loads), stage
 
 
 @pytest.mark.parametrize(("state_dim", "shared"), [(17, False), (18, True), (16, True)])

@@ -75,8 +75,8 @@ def test_a_narrower_load_is_seen(golden: dict[str, Any]) -> None:
     state = launch.kernel.arg_names.index("state_ptr")
     arguments[state] = torch.empty(9, dtype=torch.float16)[1:]  # no multiple of 16 bytes
     found = planted(golden, STATE_UPDATE, arguments=tuple(arguments))
-    assert "broken: before_wait LDG.E.128: was " in found
-    assert "broken: before_wait LDG.E.U16: was " in found
+    assert "broken: before_wait LDG.E.LTC128B.128: was " in found
+    assert "broken: before_wait LDG.E.LTC128B.U16: was " in found
     assert "run `make facts`" in found
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
@@ -21,6 +20,7 @@ from graphrt.config import PdlLinks, RuntimeConfig
 from graphrt.kernels import advance, conv1d, fused, precompute, single, state_update
 from graphrt.kernels.tensors import LayerInputs, LayerWeights
 from graphrt.kernels.tuning import ChainLaunch
+from graphrt.kernels.whole_lines import compiler_of
 
 _STAGES = {
     "advance": (advance, "_advance_kernel"),
@@ -51,7 +51,8 @@ class Launch:
     def compile(self, capability: int) -> CompiledKernel:
         """Compile for ``sm_<capability>``, specialised on the arguments as a launch would be."""
         source, options = self._source()
-        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        compile_source = compiler_of(self.kernel)
+        return compile_source(source, target=GPUTarget("cuda", capability, 32), options=options)
 
     def key(self) -> str:
         """Return what two launches share when they compile to the same kernel."""

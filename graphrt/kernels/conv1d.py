@@ -29,8 +29,10 @@ from graphrt.kernels.pdl import signal_consumer, wait_for_producer
 from graphrt.kernels.row_cursors import CONV_POS, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import Conv1dLaunch
+from graphrt.kernels.whole_lines import whole_lines
 
 
+@whole_lines
 @triton.jit
 def _conv1d_kernel(
     # pointers

@@ -41,8 +41,10 @@ from graphrt.kernels.row_cursors import (
 from graphrt.kernels.state_tile import ask_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import FusedLaunch
+from graphrt.kernels.whole_lines import whole_lines
 
 
+@whole_lines
 @jit(do_not_specialize=["layer"])
 def _fused_kernel(
     # pointers

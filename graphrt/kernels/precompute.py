@@ -46,6 +46,7 @@ from graphrt.kernels.ptx import ask_for_in_l2, exp, loads_stay_ahead
 from graphrt.kernels.row_cursors import HELD, RING_START, ROW, SLOT, row_cursor
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import PrecomputeLaunch
+from graphrt.kernels.whole_lines import whole_lines
 from graphrt.memory import padded_tokens, padded_window
 
 _SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
@@ -63,6 +64,7 @@ def softplus(value):
     return tl.where(value > _SOFTPLUS_THRESHOLD, value, small)
 
 
+@whole_lines
 @jit
 def _precompute_kernel(
     # pointers

@@ -64,12 +64,14 @@ from graphrt.kernels.row_cursors import (
 from graphrt.kernels.state_tile import ask_for_state
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.tuning import FusedLaunch
+from graphrt.kernels.whole_lines import whole_lines
 
 
 def _name(specialization: Any) -> str:
     return "_single_next_kernel" if specialization.constants.get("BEHIND") else "_single_kernel"
 
 
+@whole_lines
 @jit(do_not_specialize=["layer"], repr=_name)
 def _single_kernel(
     # pointers

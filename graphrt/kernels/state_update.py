@@ -41,9 +41,11 @@ from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_w
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.token_columns import read_out, x_times_causal
 from graphrt.kernels.tuning import StateUpdateLaunch
+from graphrt.kernels.whole_lines import whole_lines
 from graphrt.memory import padded_tokens, padded_window
 
 
+@whole_lines
 @jit(do_not_specialize=["layer"])
 def _state_update_kernel(
     # pointers

@@ -11,6 +11,7 @@ from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels import chain
 from graphrt.kernels.pdl import pdl_supported
 from graphrt.kernels.tuning import ChainLaunch, FusedLaunch, StateUpdateLaunch, lookup
+from graphrt.kernels.whole_lines import PREFETCH_SIZE
 from tests.helpers.cases import BASE, Case
 from tests.helpers.drive import ChainDriver, Report
 from tests.helpers.invariance import check_alone_and_in_company
@@ -44,6 +45,12 @@ def linked_kernels(driver: ChainDriver) -> dict[str, bool]:
     """Return whether each kernel that ran was launched with PDL, by name."""
     compiled = set().union(*(bound.compiled for bound in driver.chains.values()))
     return {kernel.metadata.name: bool(kernel.metadata.launch_pdl) for kernel in compiled}
+
+
+def kernels_that_fetch_lines(driver: ChainDriver) -> set[str]:
+    """Return the names of the kernels that ran and have L2 fetch whole lines."""
+    compiled = set().union(*(bound.compiled for bound in driver.chains.values()))
+    return {one.metadata.name for one in compiled if PREFETCH_SIZE in one.asm["ptx"]}
 
 
 Chosen: TypeAlias = dict[str, FusedLaunch | None]
@@ -84,6 +91,7 @@ def test_random_launches_match_the_oracle(
         "_accept_kernel": False,
         **{f"_{stage}_kernel": linked for stage in stages[chain_of]},
     }
+    assert kernels_that_fetch_lines(driver) == {f"_{stage}_kernel" for stage in stages[chain_of]}
 
 
 @EACH

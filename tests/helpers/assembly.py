@@ -50,7 +50,9 @@ def accesses(compiled: CompiledKernel, arguments: list[str]) -> list[Access]:
                 roots.setdefault(register, set()).update(reached)
                 changed = True
     found = []
-    pattern = re.compile(r"\b(ld|st)\.global(?:\.\w+)*?(?:\.v(\d))?\.[busf](\d+)\b.*\[ ?(%rd\d+)")
+    pattern = re.compile(
+        r"\b(ld|st)\.global(?:\.[\w:]+)*?(?:\.v(\d))?\.[busf](\d+)\b.*\[ ?(%rd\d+)"
+    )
     for instruction in instructions:
         if access := pattern.search(instruction.text):
             kind, vector, width, register = access.groups()
@@ -65,7 +67,7 @@ def accesses(compiled: CompiledKernel, arguments: list[str]) -> list[Access]:
                 )
             )
         elif copy := re.search(
-            r"cp\.async\.c[ag]\.shared\.global \[.*\[ ?(%rd\d+).*, 0x(\w+)", instruction.text
+            r"cp\.async\.c[ag]\.shared\.global\S* \[.*\[ ?(%rd\d+).*, 0x(\w+)", instruction.text
         ):
             pointed = roots.get(copy[1], set())
             assert len(pointed) == 1, f"{instruction.text}: points into {sorted(pointed)}"

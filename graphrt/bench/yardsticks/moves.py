@@ -24,6 +24,7 @@ from graphrt.bench.workload import Call, Effort, Workload
 from graphrt.errors import sentence
 from graphrt.kernels.chain import runs_kernels
 from graphrt.kernels.row_cursors import FLUSHED, HELD, RING_START, ROW, SLOT, ring_row, row_cursor
+from graphrt.kernels.whole_lines import whole_lines
 from graphrt.memory import padded_tokens, padded_window
 
 _UNLIKELY = tl.constexpr(0x5EED5EED)
@@ -38,6 +39,7 @@ def _look_at(sink_ptr, words):
     tl.store(sink_ptr + tl.arange(0, words.shape[1]), found, mask=found == _UNLIKELY)
 
 
+@whole_lines
 @triton.jit
 def _moves_kernel(
     # pointers, to words of 32 bits but for dt

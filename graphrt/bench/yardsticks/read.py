@@ -21,8 +21,10 @@ from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Effort, Workload
 from graphrt.kernels.chain import runs_kernels
 from graphrt.kernels.dot import dot, into_range
+from graphrt.kernels.whole_lines import whole_lines
 
 
+@whole_lines
 @triton.jit
 def _read_kernel(
     # pointers
