@@ -94,7 +94,7 @@ def test_a_narrower_load_is_named() -> None:
     assert why[0].startswith("stage: state_update +0.")
     narrow = r"kernel: _state_update_kernel: loads are narrower: were \d+ of 16 bytes.* of 2 bytes"
     assert re.match(narrow, why[1]), why[1]
-    assert any("broken: before_wait LDG.E.128: was" in line for line in why)
+    assert any("broken: before_wait LDG.E.LTC128B.128: was" in line for line in why)
 
 
 def test_a_smaller_tile_is_named() -> None:
