@@ -11,7 +11,7 @@ import pytest
 
 from graphrt.config import PdlLinks
 from graphrt.kernels.assembly import Instruction, waits_at_exit
-from tests.helpers.built import BUCKETS, build, build_all, indices
+from tests.helpers.built import BUCKETS, build, build_all, indices, on_one_worker
 from tests.helpers.links import (
     ALL,
     INNER,
@@ -51,25 +51,22 @@ READ_UPSTREAM = {
 CHAINS = pytest.mark.parametrize(
     ("capability", "links"),
     [
-        (90, ALL),
-        (100, ALL),
-        (90, NONE),
-        (100, NONE),
-        (90, INNER),
-        (90, ONLY_CONV1D),
-        (90, ONLY_PRECOMPUTE),
-        (90, ONLY_STATE_UPDATE),
+        pytest.param(capability, links, id=name, marks=on_one_worker(32, capability, links))
+        for name, capability, links in (
+            ("sm_90", 90, ALL),
+            ("sm_100", 100, ALL),
+            ("sm_90_none", 90, NONE),
+            ("sm_100_none", 100, NONE),
+            ("sm_90_inner", 90, INNER),
+            ("sm_90_conv1d", 90, ONLY_CONV1D),
+            ("sm_90_precompute", 90, ONLY_PRECOMPUTE),
+            ("sm_90_state_update", 90, ONLY_STATE_UPDATE),
+        )
     ],
-    ids=[
-        "sm_90",
-        "sm_100",
-        "sm_90_none",
-        "sm_100_none",
-        "sm_90_inner",
-        "sm_90_conv1d",
-        "sm_90_precompute",
-        "sm_90_state_update",
-    ],
+)
+
+TARGETS = pytest.mark.parametrize(
+    "capability", [pytest.param(one, marks=on_one_worker(32, one)) for one in (90, 100)]
 )
 
 
@@ -101,7 +98,7 @@ def test_every_path_to_an_exit_waits_exactly_once(capability: int, links: PdlLin
         assert waits_at_exit(kernel.ptx) == once, stage
 
 
-@pytest.mark.parametrize("capability", [90, 100])
+@TARGETS
 def test_signals_come_before_anything_else_touches_memory(capability: int) -> None:
     for stage, links in (
         ("advance", ALL),
@@ -146,7 +143,7 @@ def test_an_entry_reads_what_is_there_then_waits_then_signals_then_touches_the_r
     assert early == first
 
 
-@pytest.mark.parametrize("capability", [90, 100])
+@TARGETS
 def test_advance_leaves_no_cursor_in_l1(capability: int) -> None:
     loads = [
         i.opcode for i in build(RANK, ALL, 32, capability)["advance"].ptx if i.has("ld.global")

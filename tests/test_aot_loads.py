@@ -44,13 +44,15 @@ def test_nothing_spills_and_the_state_moves_in_128_bits(
         assert len([i for i in wide if frozenset(i.waits) in sides]) >= len(loads) > 0
 
 
-@pytest.mark.parametrize("capability", [90, 100])
-def test_every_load_of_a_layer_has_l2_fetch_whole_lines(capability: int) -> None:
-    for bucket in (1, 64):
-        built = build_all(DTYPES["state_fp16_stochastic"], ALL, bucket, capability)
-        for stage in built.keys() - {"advance"}:
-            loads = [i.opcode for i in built[stage].sass if i.has("LDG", "LDGSTS")]
-            assert loads and all("LTC128B" in opcode.split(".") for opcode in loads), stage
+@BUCKETS
+@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
+def test_every_load_of_a_layer_has_l2_fetch_whole_lines(
+    case: Case, bucket: int, capability: int
+) -> None:
+    built = build_all(case, ALL, bucket, capability)
+    for stage in built.keys() - {"advance"}:
+        loads = [i.opcode for i in built[stage].sass if i.has("LDG", "LDGSTS")]
+        assert loads and all("LTC128B" in opcode.split(".") for opcode in loads), stage
 
 
 @pytest.mark.parametrize(("state_dim", "shared"), [(17, False), (18, True), (16, True)])

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads that have L2 fetch whole lines from memory: 128 bytes, where it fetches 64 by itself.
 
-Nearly all that a kernel reads it reads by whole lines in the end, and memory is quicker with one
-request of 128 bytes than with two of 64: a launch takes 1 to 4 % less (docs/performance.md). PTX
-says it by a prefetch size behind a load's opcode, Triton has no word for it. So the PTX that Triton
-makes of a kernel marked `whole_lines` is changed before it is assembled, by Triton's hook into its
-stages. A hint only: what is loaded, and when, stays as it was.
+Nearly all that a kernel reads it reads by whole lines in the end; fetched so, a launch takes 1 to
+4 % less (docs/performance.md). PTX says it by a prefetch size behind a load's opcode, Triton has no
+word for it. So the PTX that Triton makes of a kernel marked `whole_lines` is changed before it is
+assembled, by Triton's hook into its stages. A hint only: what is loaded, and when, stays as it was.
 """
 
 from __future__ import annotations

@@ -21,10 +21,22 @@ from graphrt.kernels.tuning import FusedLaunch
 from tests.helpers.aot import recorded_launches
 from tests.helpers.assembly import Access, accesses
 from tests.helpers.cases import Case
+from tests.helpers.links import ALL
 from tests.helpers.rows import RANK
 
+
+def on_one_worker(bucket: int, capability: int, links: PdlLinks = ALL) -> pytest.MarkDecorator:
+    """Return the mark of tests that `build` the same kernels: one worker compiles them, once."""
+    linked = "".join("ny"[one] for one in (links.conv1d, links.precompute, links.state_update))
+    return pytest.mark.xdist_group(f"build-{bucket}-{capability}-{linked}")
+
+
 BUCKETS = pytest.mark.parametrize(
-    ("bucket", "capability"), [*((bucket, 90) for bucket in RANK.buckets), (32, 100)]
+    ("bucket", "capability"),
+    [
+        pytest.param(*one, marks=on_one_worker(*one))
+        for one in (*((bucket, 90) for bucket in RANK.buckets), (32, 100))
+    ],
 )
 SMALL, LARGE = FusedLaunch(16), FusedLaunch(32, in_shared=True)
 BY_ROWS = FusedLaunch(64, 4)  # warps share the rows of P
