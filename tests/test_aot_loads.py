@@ -17,15 +17,16 @@ from tests.helpers.links import ALL
 from tests.helpers.rows import BF16, FP16, FP32, RANK
 from tools.tune import FUSED, PRECOMPUTE, SINGLE, label
 
-DTYPES = {
-    "state_fp32": RANK,
-    "state_bf16": replace(RANK, state_dtype=BF16),
-    "state_fp16_stochastic": replace(RANK, state_dtype=FP16, rounding="stochastic"),
-}
+STOCHASTIC = replace(RANK, state_dtype=FP16, rounding="stochastic")
+STATES = pytest.mark.parametrize(
+    "case",
+    [RANK, replace(RANK, state_dtype=BF16), STOCHASTIC],
+    ids=["state_fp32", "state_bf16", "state_fp16_stochastic"],
+)
 
 
 @BUCKETS
-@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
+@STATES
 def test_nothing_spills_and_the_state_moves_in_128_bits(
     case: Case, bucket: int, capability: int
 ) -> None:
@@ -45,7 +46,7 @@ def test_nothing_spills_and_the_state_moves_in_128_bits(
 
 
 @BUCKETS
-@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
+@STATES
 def test_every_load_of_a_layer_has_l2_fetch_whole_lines(
     case: Case, bucket: int, capability: int
 ) -> None:
@@ -110,7 +111,7 @@ def test_all_have_put_what_a_flush_stores_before_one_takes_it(
 
 
 @BUCKETS
-@pytest.mark.parametrize("case", DTYPES.values(), ids=DTYPES)
+@STATES
 def test_a_state_update_asks_for_everything_before_its_first_product(
     case: Case, bucket: int, capability: int
 ) -> None:
@@ -226,7 +227,7 @@ def test_warps_share_a_fold_where_the_tokens_are_few(tokens: int) -> None:
     """A table's choice may serve a T that it was not searched for."""
     shared = StateUpdateLaunch(16, 4, in_shared=True, early_b=True)
     launch = replace(lookup(RANK.shape(), 1), state_update=shared)
-    case = replace(DTYPES["state_fp16_stochastic"], tokens=tokens, launch_tokens=(tokens,))
+    case = replace(STOCHASTIC, tokens=tokens, launch_tokens=(tokens,))
     found = chain_launches(case.config("cpu"), tokens, launch, ALL)["state_update"]
     assert found.keywords["num_warps"] == (4 if tokens <= 8 else 1)
     assert found.compile(90).metadata.num_warps == found.keywords["num_warps"]

@@ -41,16 +41,19 @@ def drive(case: Case, pdl: PdlLinks | None = None) -> tuple[ChainDriver, Report]
     return driver, report
 
 
+def kernels_of(driver: ChainDriver) -> set[Any]:
+    """Return the compiled kernels that ran."""
+    return set().union(*(bound.compiled for bound in driver.chains.values()))
+
+
 def linked_kernels(driver: ChainDriver) -> dict[str, bool]:
     """Return whether each kernel that ran was launched with PDL, by name."""
-    compiled = set().union(*(bound.compiled for bound in driver.chains.values()))
-    return {kernel.metadata.name: bool(kernel.metadata.launch_pdl) for kernel in compiled}
+    return {one.metadata.name: bool(one.metadata.launch_pdl) for one in kernels_of(driver)}
 
 
 def kernels_that_fetch_lines(driver: ChainDriver) -> set[str]:
     """Return the names of the kernels that ran and have L2 fetch whole lines."""
-    compiled = set().union(*(bound.compiled for bound in driver.chains.values()))
-    return {one.metadata.name for one in compiled if PREFETCH_SIZE in one.asm["ptx"]}
+    return {one.metadata.name for one in kernels_of(driver) if PREFETCH_SIZE in one.asm["ptx"]}
 
 
 Chosen: TypeAlias = dict[str, FusedLaunch | None]

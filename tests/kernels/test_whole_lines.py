@@ -18,6 +18,12 @@ from graphrt.kernels.whole_lines import by_lines, compile_by_lines, compiler_of,
 SM_90 = GPUTarget("cuda", 90, 32)
 
 
+@pytest.fixture(autouse=True)
+def _compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile anew: what Triton's cache has of a source names the folder where that once lay."""
+    monkeypatch.setattr(knobs.compilation, "always_compile", True)
+
+
 @triton.jit
 def _copy_kernel(source_ptr, target_ptr):
     tl.store(target_ptr + tl.arange(0, 32), tl.load(source_ptr + tl.arange(0, 32)))
@@ -99,7 +105,6 @@ def test_a_hook_that_is_there_is_asked_too_and_stays(monkeypatch: pytest.MonkeyP
         return "theirs", "theirs"
 
     monkeypatch.setattr(knobs.runtime, "add_stages_inspection_hook", hook)
-    monkeypatch.setattr(knobs.compilation, "always_compile", True)
     compiled = compile_by_lines(source_of(_copy_kernel), target=SM_90)
     assert "L2::128B" in compiled.asm["ptx"]
     assert asked and knobs.runtime.add_stages_inspection_hook is hook
@@ -131,6 +136,20 @@ def test_what_another_thread_compiles_meanwhile_stays_as_it_is(
 
     monkeypatch.setattr(knobs.runtime, "add_stages_inspection_hook", hook)
     source = ASTSource(_copy_kernel, {"source_ptr": "*fp16", "target_ptr": "*fp16"}, {}, {})
-    monkeypatch.setattr(knobs.compilation, "always_compile", True)
     assert "L2::128B" in compile_by_lines(source, target=SM_90).asm["ptx"]
     assert "ld.global" in found[1] and "L2::128B" not in found[1]
+
+
+def test_a_hook_may_compile_a_marked_kernel_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+
+    def hook(*given: Any) -> tuple[str, str]:
+        if given and not found:
+            found.append("")
+            source = ASTSource(_copy_kernel, {"source_ptr": "*i32", "target_ptr": "*i32"}, {}, {})
+            found.append(compile_by_lines(source, target=SM_90).asm["ptx"])
+        return "", ""
+
+    monkeypatch.setattr(knobs.runtime, "add_stages_inspection_hook", hook)
+    outer = compile_by_lines(source_of(_copy_kernel), target=SM_90).asm["ptx"]
+    assert [text.count("L2::128B") for text in (outer, found[1])] == [1, 1]
