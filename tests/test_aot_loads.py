@@ -56,6 +56,18 @@ def test_every_load_of_a_layer_has_l2_fetch_whole_lines(
         assert loads and all("LTC128B" in opcode.split(".") for opcode in loads), stage
 
 
+@pytest.mark.parametrize(("launch", "asked"), [((32, 1, True), 1), ((16, 2, False), 0)], ids=str)
+def test_cursors_of_a_later_row_are_asked_for_where_a_state_waits_in_shared_memory(
+    launch: tuple[int, int, bool], asked: int
+) -> None:
+    choice = replace(lookup(RANK.shape(), 1), single=None, fused=FusedLaunch(*launch))
+    config = replace(RANK, state_dtype=FP16).config("cpu")
+    fused = chain_launches(config, RANK.tokens, choice, ALL)["fused"]
+    lines = fused.compile(90).asm["ptx"].splitlines()
+    found = [line for line in lines if "prefetch.global.L2" in line]
+    assert len(found) == asked and all("@first" in line for line in found)
+
+
 @pytest.mark.parametrize(("state_dim", "shared"), [(17, False), (18, True), (16, True)])
 def test_a_state_waits_in_shared_memory_where_its_rows_can_be_copied(
     state_dim: int, shared: bool

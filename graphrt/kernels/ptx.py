@@ -94,6 +94,27 @@ def ask_for_in_l2(pointer, size):
 
 
 @triton.jit
+def ask_for_line_in_l2(pointer):
+    """Have the line that ``pointer`` lies in brought into L2, as `ask_for_in_l2`; sm_80 can."""
+    if not INTERPRETED:
+        tl.inline_asm_elementwise(
+            """{
+            .reg .pred first;
+            .reg .u32 thread;
+            mov.u32 thread, %tid.x;
+            setp.eq.u32 first, thread, 0;
+            @first prefetch.global.L2 [$1];
+            mov.u32 $0, 0;
+            }""",
+            "=r,l",
+            [pointer],
+            tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+
+@triton.jit
 def in_pairs_magnitude(value):
     """Return the magnitude of bf16 ``value``, two elements at a time."""
     return tl.inline_asm_elementwise(
