@@ -23,16 +23,7 @@ from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Call, Effort, Workload
 from graphrt.errors import sentence
 from graphrt.kernels.chain import runs_kernels
-from graphrt.kernels.row_cursors import (
-    FLUSHED,
-    HELD,
-    RING_START,
-    ROW,
-    SLOT,
-    ask_for_later_line,
-    ring_row,
-    row_cursor,
-)
+from graphrt.kernels.row_cursors import FLUSHED, HELD, RING_START, ROW, SLOT, ring_row, row_cursor
 from graphrt.kernels.whole_lines import whole_lines
 from graphrt.memory import padded_tokens, padded_window
 
@@ -93,8 +84,6 @@ def _moves_kernel(
     head = tl.program_id(0) // BLOCKS
     block = tl.program_id(0) % BLOCKS
     group = head // (H // G)
-    if tl.program_id(0) == 0:
-        ask_for_later_line(row_cursors_ptr, line, tl.num_programs(1))
     slot = row_cursor(row_cursors_ptr, line, SLOT).to(tl.int64)
     row = row_cursor(row_cursors_ptr, line, ROW).to(tl.int64)
     ring_start = row_cursor(row_cursors_ptr, line, RING_START)
