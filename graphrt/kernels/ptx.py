@@ -14,6 +14,24 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 _LOG2_E = tl.constexpr(math.log2(math.e))
 
 
+def _by_first_thread(instruction: str) -> tl.constexpr:
+    """Return the text by which a program's first thread alone runs ``instruction``; it gives 0."""
+    return tl.constexpr(
+        f"""{{
+        .reg .pred first;
+        .reg .u32 thread;
+        mov.u32 thread, %tid.x;
+        setp.eq.u32 first, thread, 0;
+        @first {instruction};
+        mov.u32 $0, 0;
+        }}"""
+    )
+
+
+_ASK_FOR_BYTES = _by_first_thread("cp.async.bulk.prefetch.L2.global [$1], $2")
+_ASK_FOR_LINE = _by_first_thread("prefetch.global.L2 [$1]")
+
+
 @triton.jit
 def loads_stay_ahead():
     """Have the loads before this come before the loads after it, as they are written.
@@ -77,19 +95,7 @@ def ask_for_in_l2(pointer, size):
     """
     if not INTERPRETED:
         tl.inline_asm_elementwise(
-            """{
-            .reg .pred first;
-            .reg .u32 thread;
-            mov.u32 thread, %tid.x;
-            setp.eq.u32 first, thread, 0;
-            @first cp.async.bulk.prefetch.L2.global [$1], $2;
-            mov.u32 $0, 0;
-            }""",
-            "=r,l,r",
-            [pointer, size],
-            tl.int32,
-            is_pure=False,
-            pack=1,
+            _ASK_FOR_BYTES, "=r,l,r", [pointer, size], tl.int32, is_pure=False, pack=1
         )
 
 
@@ -97,21 +103,7 @@ def ask_for_in_l2(pointer, size):
 def ask_for_line_in_l2(pointer):
     """Have the line that ``pointer`` lies in brought into L2, as `ask_for_in_l2`; sm_80 can."""
     if not INTERPRETED:
-        tl.inline_asm_elementwise(
-            """{
-            .reg .pred first;
-            .reg .u32 thread;
-            mov.u32 thread, %tid.x;
-            setp.eq.u32 first, thread, 0;
-            @first prefetch.global.L2 [$1];
-            mov.u32 $0, 0;
-            }""",
-            "=r,l",
-            [pointer],
-            tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+        tl.inline_asm_elementwise(_ASK_FOR_LINE, "=r,l", [pointer], tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
