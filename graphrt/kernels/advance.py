@@ -28,6 +28,7 @@ from graphrt.kernels.row_cursors import (
     UNUSED,
     mixed_place,
 )
+from graphrt.kernels.settled import settled
 from graphrt.kernels.tensors import Cursors
 
 _ROWS_OF_A_WARP = 32
@@ -39,6 +40,7 @@ def _load_cursor(ptrs, live):
     return tl.load(ptrs, mask=live, other=0, cache_modifier=".cg")
 
 
+@settled
 @triton.jit(do_not_specialize=["rows", "slots"])
 def _advance_kernel(
     # pointers
@@ -159,6 +161,7 @@ def advance(
     )
 
 
+@settled
 @triton.jit(do_not_specialize=["rows"])
 def _accept_kernel(slot_ids_ptr, counts_ptr, accepted_ptr, rows, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -18,9 +18,9 @@ from triton.runtime.jit import JITFunction
 from graphrt.cache import ReplayCache
 from graphrt.config import PdlLinks, RuntimeConfig
 from graphrt.kernels import advance, conv1d, fused, precompute, single, state_update
+from graphrt.kernels.settled import compiler_of
 from graphrt.kernels.tensors import LayerInputs, LayerWeights
 from graphrt.kernels.tuning import ChainLaunch
-from graphrt.kernels.whole_lines import compiler_of
 
 _STAGES = {
     "advance": (advance, "_advance_kernel"),

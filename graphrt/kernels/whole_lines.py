@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import triton
 from triton import knobs
 from triton._C.libtriton import get_cache_invalidating_env_vars
 from triton.compiler import CompiledKernel
-from triton.runtime.jit import JITFunction
+
+from graphrt.kernels.settled import compile_settled, compiled_by
 
 PREFETCH_SIZE = "L2::128B"
 
@@ -36,23 +35,7 @@ Kernel = TypeVar("Kernel")
 
 def whole_lines(kernel: Kernel) -> Kernel:
     """Have ``kernel``, a JITFunction, compiled by `compile_by_lines`; interpreted ones stay."""
-    if isinstance(kernel, JITFunction):
-        prepare = kernel.device_caches.default_factory
-
-        def prepared() -> Any:
-            caches = prepare()  # sets what it compiles with anew
-            kernel.compile = compile_by_lines
-            return caches
-
-        kernel.device_caches = defaultdict(prepared)
-        kernel.compile = compile_by_lines
-    return kernel
-
-
-def compiler_of(kernel: JITFunction) -> Callable[..., CompiledKernel]:
-    """Return what compiles ``kernel``'s source, for a GPU that need not be there."""
-    found: Callable[..., CompiledKernel] = getattr(kernel, "compile", triton.compile)
-    return found
+    return compiled_by(kernel, compile_by_lines)
 
 
 def by_lines(ptx: str) -> str:
@@ -66,12 +49,12 @@ def compile_by_lines(
     options: dict[str, Any] | None = None,
     _env_vars: dict[str, str] | None = None,
 ) -> CompiledKernel:
-    """Compile as `triton.compile` does, with `by_lines` behind the stage that makes PTX."""
+    """Compile as `compile_settled` does, with `by_lines` behind the stage that makes PTX."""
     variables = get_cache_invalidating_env_vars() if _env_vars is None else _env_vars
     # Part of what Triton's cache is looked up by: a kernel of its own kind.
     variables = variables | {"GRAPHRT_PREFETCH_SIZE": PREFETCH_SIZE}
     with _stage_added():
-        return triton.compile(source, target=target, options=options, _env_vars=variables)
+        return compile_settled(source, target=target, options=options, _env_vars=variables)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from graphrt.kernels.whole_lines import by_lines, compile_by_lines, compiler_of, whole_lines
+from graphrt.kernels.settled import compiler_of
+from graphrt.kernels.whole_lines import by_lines, compile_by_lines, whole_lines
 
 SM_90 = GPUTarget("cuda", 90, 32)
 

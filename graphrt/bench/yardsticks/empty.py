@@ -17,8 +17,10 @@ from graphrt.bench.workload import Workload
 from graphrt.config import PdlLinks
 from graphrt.kernels.chain import runs_kernels
 from graphrt.kernels.pdl import signal_consumer, usable_links, wait_for_producer
+from graphrt.kernels.settled import settled
 
 
+@settled
 @triton.jit
 def _empty_kernel(WAIT: tl.constexpr, SIGNAL: tl.constexpr, SIGNAL_FIRST: tl.constexpr):
     signal_consumer(SIGNAL and SIGNAL_FIRST)

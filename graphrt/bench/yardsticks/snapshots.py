@@ -23,10 +23,12 @@ from graphrt.bench.timing import Timed, Work
 from graphrt.bench.workload import Effort, Workload
 from graphrt.kernels.chain import runs_kernels
 from graphrt.kernels.precompute import softplus
+from graphrt.kernels.settled import settled
 
 _COPY_BLOCK = 4096
 
 
+@settled
 @triton.jit
 def _winner_kernel(
     state_ptr,
@@ -48,6 +50,7 @@ def _winner_kernel(
     tl.store(state_ptr + slot * stride_state_slot + at, winner, mask=mask)
 
 
+@settled
 @triton.jit
 def _snapshots_kernel(
     # pointers
