@@ -19,7 +19,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -83,20 +83,24 @@ STATE_UPDATE = tuple(
         (32, 1, IN_REGISTERS, LATE, 168),
     )
 )
+# With an fp32 state most want 64 rows on four warps, fp16 at 1024 takes least where all slots flush
+# with 64 on one.
 FUSED = (
     None,  # the pair
     *(
         FusedLaunch(*choice)
         for choice in (
-            *((16, 1, IN_REGISTERS), (16, 1, IN_SHARED), (32, 1, IN_SHARED)),
-            *((8, 1, IN_REGISTERS), (16, 2, IN_REGISTERS)),
-            *((32, 2, IN_REGISTERS), (64, 4, IN_REGISTERS), (64, 1, IN_SHARED)),
+            *((16, 1, IN_REGISTERS), (8, 1, IN_REGISTERS), (16, 2, IN_REGISTERS)),
+            *((32, 2, IN_REGISTERS), (64, 4, IN_REGISTERS)),
+            *((64, 4, IN_SHARED), (64, 1, IN_SHARED), (32, 2, IN_SHARED)),
+            *((32, 1, IN_SHARED), (64, 2, IN_SHARED), (16, 1, IN_SHARED)),
         )
     ),
 )
 SINGLE = (
     None,  # conv1d by itself
     *(FusedLaunch(*choice, IN_REGISTERS) for choice in ((64, 4), (32, 2), (32, 4), (16, 2))),
+    *(FusedLaunch(*choice, IN_SHARED) for choice in ((64, 4), (32, 2))),
 )
 SEARCH: dict[Stage, tuple[Any, ...]] = {
     "state_update": STATE_UPDATE,
@@ -242,27 +246,30 @@ def compile_ahead(
     cases: Sequence[Case], jobs: int, stages: Sequence[Stage], device: torch.device
 ) -> None:
     """Compile everything the search launches, into Triton's cache, by ``jobs`` processes."""
-    arch = architecture(device)
-    # A batch changes no kernel, but what the table has for it.
-    now = list(dict.fromkeys((case.at(1), find(case.key(), arch, case.window)) for case in cases))
-    work = [
-        (case, stages_timed, one)
-        for case, launch in now
-        for one in {launch, replace(launch, single=None)}
-        for stages_timed in (layer_stages(one), after_conv1d(one))
-    ]
-    work += [
-        (case, *searched(stage, launch, choice))
-        for case, launch in dict(now).items()
-        for stage in SEARCH
-        if stage in stages
-        for choice in SEARCH[stage]
-        if choice is not None
-    ]
+    work = list(dict.fromkeys(launched(cases, stages, architecture(device))))
     begin = time.perf_counter()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         failed = sum(pool.map(_compile, work, chunksize=2))
-    say(f"compiled {len(work)} kernels in {time.perf_counter() - begin:.1f} s, {failed} failed")
+    say(f"compiled {len(work)} launches in {time.perf_counter() - begin:.1f} s, {failed} failed")
+
+
+def launched(
+    cases: Sequence[Case], stages: Sequence[Stage], arch: str | None
+) -> Iterator[tuple[Case, tuple[Stage, ...], ChainLaunch]]:
+    """Yield all that a search of ``cases`` may launch: with a batch of one, the same kernels."""
+    for case in cases:
+        launch = find(case.key(), arch, case.window)
+        for stage in SEARCH:
+            if stage not in stages:
+                continue
+            for choice in unique((getattr(launch, stage), *SEARCH[stage]), case):
+                together, varied = searched(stage, launch, choice)
+                # With what other stages are found to want, and as the best is timed in the end.
+                apart = replace(varied, single=None)
+                pair = replace(apart, fused=None)
+                layers = {layer_stages(one) for one in (varied, apart, pair)}
+                for timed in {together, *layers, after_conv1d(varied)}:
+                    yield case.at(1), timed, varied
 
 
 def _compile(job: tuple[Case, tuple[Stage, ...], ChainLaunch]) -> int:
