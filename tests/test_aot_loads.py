@@ -91,7 +91,7 @@ def test_all_have_copied_a_state_before_one_takes_it(
     launch = replace(
         lookup(RANK.shape(), 1),
         state_update=StateUpdateLaunch(16, warps, in_shared=True, early_b=True),
-        fused=FusedLaunch(16, warps, in_shared=True) if stage == "fused" else None,
+        fused=FusedLaunch(16 * warps, warps, in_shared=True) if stage == "fused" else None,
     )
     config = replace(RANK, state_dtype=state).config("cpu")
     kernel = chain_launches(config, RANK.tokens, launch, ALL)[stage]
@@ -103,15 +103,15 @@ def test_all_have_copied_a_state_before_one_takes_it(
 
 
 @pytest.mark.parametrize("state", [FP16, FP32], ids=["fp16", "fp32"])
-@pytest.mark.parametrize("stage", ["state_update", "fused"])
+@pytest.mark.parametrize(("stage", "warps"), [("state_update", 1), ("fused", 1), ("fused", 2)])
 def test_all_have_put_what_a_flush_stores_before_one_takes_it(
-    stage: str, state: torch.dtype
+    stage: str, warps: int, state: torch.dtype
 ) -> None:
     """Whole lines are stored by others than those who folded them."""
     launch = replace(
         lookup(RANK.shape(), 1),
         state_update=StateUpdateLaunch(32, in_shared=True, early_b=True),
-        fused=FusedLaunch(32, in_shared=True) if stage == "fused" else None,
+        fused=FusedLaunch(32 * warps, warps, in_shared=True) if stage == "fused" else None,
     )
     config = replace(RANK, state_dtype=state).config("cpu")
     kernel = chain_launches(config, RANK.tokens, launch, ALL)[stage]
@@ -157,8 +157,7 @@ def test_fused_asks_for_the_state_last_and_for_everything_before_its_first_produ
     kernel = build(replace(RANK, state_dtype=state), ALL, 1, 90, choice)["fused"]
     sass = kernel.sass
     first_product = indices(sass, "HMMA")[0]
-    late = [i for i in indices(sass, "LDG", "LDGSTS") if i > first_product]
-    assert not late or (choice.num_warps > 1 and choice.in_shared)  # B of a fold
+    assert not [i for i in indices(sass, "LDG", "LDGSTS") if i > first_product]
     by_argument = [a.argument for a in kernel.accesses if a.kind == "load"]  # in PTX
     order = ("dt_ptr", "conv_out_ptr", "dt_ring_ptr", "state_ptr")
     assert sorted(order, key=by_argument.index) == list(order)
@@ -183,19 +182,20 @@ def test_single_asks_for_everything_before_it_convolves_and_for_inputs_before_ca
         kernel = built[stage]
         first_product = indices(kernel.sass, "HMMA")[0]
         late = [i for i in indices(kernel.sass, "LDG", "LDGSTS") if i > first_product]
-        assert not late or choice.in_shared, stage  # B of a fold
+        assert not late, stage
         by_argument = [a.argument for a in kernel.accesses if a.kind == "load"]  # in PTX
         assert sorted(order, key=by_argument.index) == list(order), stage
 
 
-@pytest.mark.parametrize(("choice", "turned"), [(SMALL, True), (FusedLaunch(16, 4, True), False)])
-def test_a_fold_of_one_warp_turns_b_and_loads_none(choice: FusedLaunch, turned: bool) -> None:
+@pytest.mark.parametrize("choice", [SMALL, FusedLaunch(64, 4, in_shared=True)], ids=label)
+def test_a_fold_turns_b_and_loads_none(choice: FusedLaunch) -> None:
     kernel = build(RANK, ALL, 1, 90, choice)["fused"]
     widths = {a.nbytes for a in kernel.accesses if a.argument == "b_ring_ptr" and a.kind == "load"}
     of_x = 6  # of 8 x 8: two tiles of 8 rows of P, the history's two of tokens and the new one
     of_y_and_z = 4  # where rows of P are its products' rows, those two tiles' new tokens
-    assert len(indices(kernel.sass, "MOVM")) == of_x + of_y_and_z + (32 if turned else 0)
-    assert widths == ({8} if turned else {8, 4})  # of the history, and of a fold
+    of_b = 32
+    assert len(indices(kernel.sass, "MOVM")) == of_x + of_y_and_z + of_b
+    assert widths == {8}
 
 
 @pytest.mark.parametrize(("rounding", "nbytes"), [("nearest", 8), ("stochastic", 4)])

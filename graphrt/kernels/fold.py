@@ -85,11 +85,11 @@ def fold(
 
     state: as `state_tile.ask_for_state` returns it. weighted: (rows, W') fp32, x times a token's
     weight, rows and layout a product's; 0 after the history. b_past: as `b_of_history` returns it,
-    or where TURNED as `renames.turned` does, for one warp. decay: of the state.
+    or where TURNED as `renames.turned` does, where no warps share columns. decay: of the state.
     """
     tl.static_assert(not (PAIRED and STOCHASTIC), "draws are for rows that are consecutive")
     # By half lines a launch where all slots flush takes 5 % longer.
-    BY_LINES: tl.constexpr = IN_SHARED and WARPS == 1
+    BY_LINES: tl.constexpr = IN_SHARED and WARPS == ROW_WARPS
     COLUMNS: tl.constexpr = folded_at_once(BLOCK_N, V, WARPS // ROW_WARPS, BY_LINES)
     STATE: tl.constexpr = state_layout(ROWS, COLUMNS, V, WARPS, False, ROW_WARPS, PAIRED)
     p = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, STATE))
@@ -100,13 +100,13 @@ def fold(
             state_ptr.dtype.element_ty, ROW_WARPS, PAIRED,
         )  # fmt: skip
         if BY_LINES:
-            put_columns(state, folded, FIRST, V, PAIRED)
+            put_columns(state, folded, FIRST, V, WARPS, PAIRED)
         else:
             n = FIRST + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, STATE))
             mask = (p < P)[:, None] & (n < N)[None, :]
             gl.store(state_ptr + p[:, None] * N + n[None, :], folded, mask=mask)
     if BY_LINES:
-        store_state(state, state_ptr, first_row, P, N, ROWS, BLOCK_N, V, PAIRED)
+        store_state(state, state_ptr, first_row, P, N, ROWS, BLOCK_N, V, WARPS, PAIRED)
 
 
 @jit
@@ -145,7 +145,9 @@ def _folded(
             gl.DotOperandLayout(1, PRODUCT, 2),
             assert_trivial=True,
         )
-        old = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED, PAIRED)
+        old = state_columns(
+            state, FIRST, ROWS, COLUMNS, V, WARPS, False, IN_SHARED, ROW_WARPS, PAIRED
+        )
         zero = gl.zeros([max(ROWS, 16 * ROW_WARPS), COLUMNS], gl.float32, PRODUCT)
         added = product_in_bf16(weighted, b, zero, PARTS)
         added = columns_of_memory(added, V, COLUMN_WARPS, TURNED)

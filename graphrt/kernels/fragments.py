@@ -19,10 +19,10 @@ there, and from there stored, by lines, 8 V of a row by 8 lanes (`lines_layout`)
 half a line as often as for a whole one.
 
 Warps of a state update share the columns of the fold, 4 V each in turn, t above standing for (warp,
-t). All else they hold and do alike: few rows are no work for many. Those of a fused kernel may
-share the rows of P instead, as many as ``row_warps`` says: p above is then of a warp's own rows,
-and what has no p they hold alike. Those of precompute share the heads of a program, and make the
-same products of C and B: here tokens t are rows, and columns are the tokens j of the causal matrix,
+t). All else they hold and do alike: few rows are no work for many. Those of a fused kernel share
+the rows of P instead (``row_warps``, all of them or one): p above is then of a warp's own rows, and
+what has no p they hold alike. Those of precompute share the heads of a program, and make the same
+products of C and B: here tokens t are rows, and columns are the tokens j of the causal matrix,
 which are numbered (i, t, e) where memory has (t, i, e).
 
     C     [token, N]  token = g, n = V consecutive for t                 rows of a product
@@ -100,12 +100,6 @@ def product_layout(warps: int) -> Any:
 def whole_product_layout(warps: int) -> Any:
     """Return the layout of a product [16, columns] that every warp has all of."""
     return None if INTERPRETED else gl.NVMMADistributedLayout([2, 0], [warps, 1], [16, 8])
-
-
-@constexpr_function
-def columns_of_p_layout(warps: int, row_warps: int) -> Any:
-    """Return the layout of a product [16, rows of P]: warps have all of it, or share P."""
-    return product_layout(warps) if row_warps > 1 else whole_product_layout(warps)
 
 
 @constexpr_function
@@ -189,20 +183,24 @@ def octets_layout(rows: int, octets: int, v: int, warps: int, row_warps: int = 1
 
 
 @constexpr_function
-def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool) -> Any:
+def slots_layout(loads: int, own: int, v: int, warps: int, whole: bool, row_warps: int = 1) -> Any:
     """Return the layout in shared memory [loads, 32 V] of what is a `state_layout`."""
+    all_rows, sharing = own * row_warps, 1 if whole else warps // row_warps
     return linear(
         [[0, n] for n in powers(1, v)]
         + [[load, 0] for load in powers(1, own)]
-        + [[load, 0] for load in powers(own * (1 if whole else warps), loads)],
+        + [[load, 0] for load in powers(all_rows * sharing, loads)],
         [[0, n] for n in powers(v, 32 * v)],
-        _alike(warps) if whole else [[load, 0] for load in powers(own, own * warps)],
+        [[load, 0] for load in powers(own, all_rows * sharing)]
+        + _alike(warps // (row_warps * sharing)),
         [loads, 32 * v],
     )
 
 
 @constexpr_function
-def lines_layout(loads: int, own: int, v: int, warps: int, paired: bool = False) -> Any:
+def lines_layout(
+    loads: int, own: int, v: int, warps: int, row_warps: int = 1, paired: bool = False
+) -> Any:
     """Return the layout in which [loads, 32 V] is copied: 8 lanes that follow have 8 V of a row.
 
     Four lines are asked for at once. Of rows that are ``paired`` as far apart as a tile has them: a
@@ -210,16 +208,17 @@ def lines_layout(loads: int, own: int, v: int, warps: int, paired: bool = False)
     """
     of_g = [[0, 4 * v], [0, 8 * v], [0, 16 * v]]
     one, *others = of_g if paired else of_g[::-1]
+    all_rows = own * row_warps
     rest = (
-        [[load, 0] for load in powers(2 * own, loads)]
+        [[load, 0] for load in powers(2 * all_rows, loads)]
         + [one]
         + [[load, 0] for load in powers(1, own)]
     )
-    shared = len(powers(1, warps))
+    shared = len(powers(row_warps, warps))
     return linear(
         [[0, n] for n in powers(1, v)] + rest[shared:],
-        [[0, v], [0, 2 * v], [own, 0], *sorted(others)],
-        rest[:shared],
+        [[0, v], [0, 2 * v], [all_rows, 0], *sorted(others)],
+        [[load, 0] for load in powers(own, all_rows)] + rest[:shared],
         [loads, 32 * v],
     )
 
@@ -238,34 +237,31 @@ def x_layout(tokens: int, rows: int, warps: int, row_warps: int = 1, paired: boo
 
 
 @constexpr_function
-def loaded_x_layout(tokens: int, rows: int, warps: int, row_warps: int, paired: bool) -> Any:
+def loaded_x_layout(tokens: int, rows: int, warps: int, paired: bool) -> Any:
     """Return the layout in which x is loaded: as products want it; ``paired``, as y will be."""
-    of = out_layout if paired else x_layout
-    return of(tokens, rows, warps, row_warps)
+    return out_layout(tokens, rows, warps) if paired else x_layout(tokens, rows, warps, warps)
 
 
 @constexpr_function
-def out_layout(tokens: int, rows: int, warps: int, row_warps: int = 1) -> Any:
+def out_layout(tokens: int, rows: int, warps: int) -> Any:
     """Return the layout of x and y [tokens, rows of P] where tokens are the rows of products."""
-    own = rows // (8 * row_warps)
+    own = rows // (8 * warps)
     return linear(
         [[0, p] for p in powers(1, 2 * own)] + [[t, 0] for t in powers(8, tokens)],
         [[0, 2 * own], [0, 4 * own], [1, 0], [2, 0], [4, 0]],
-        [[0, p] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[0, p] for p in powers(8 * own, rows)],
         [tokens, rows],
     )
 
 
 @constexpr_function
-def turned_layout(
-    tokens: int, rows: int, warps: int, row_warps: int, paired: bool, by_token: bool
-) -> Any:
+def turned_layout(tokens: int, rows: int, warps: int, paired: bool, by_token: bool) -> Any:
     """Return the layout in which an instruction turns x or y [tokens, rows of P].
 
     What it takes together comes first: two tokens, or ``by_token`` two rows of P. Otherwise an
     `x_layout` or an `out_layout`.
     """
-    own = rows // (8 * row_warps)
+    own = rows // (8 * warps)
     of_thread, of_lanes = _rows_of_p(own, paired)
     pair, *lanes = [[0, p] for p in of_lanes]
     of_token, *tokens_of_lanes = [[t, 0] for t in (1, 2, 4)]
@@ -274,7 +270,7 @@ def turned_layout(
     return linear(
         [pair] + [[0, p] for p in of_thread] + [[t, 0] for t in powers(8, tokens)],
         [*lanes, of_token, *tokens_of_lanes],
-        [[0, p] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[0, p] for p in powers(8 * own, rows)],
         [tokens, rows],
     )
 
@@ -338,13 +334,13 @@ def taps_layout(channels: int, width: int, warps: int) -> Any:
 
 
 @constexpr_function
-def taps_of_out_layout(rows: int, width: int, warps: int, row_warps: int) -> Any:
+def taps_of_out_layout(rows: int, width: int, warps: int) -> Any:
     """Return the layout of taps [rows of P, 2 or 4] by the rows that an `out_layout` has."""
-    own, taps = rows // (8 * row_warps), padded_taps(width)
+    own, taps = rows // (8 * warps), padded_taps(width)
     return linear(
         [[0, tap] for tap in powers(1, taps)] + [[p, 0] for p in powers(1, 2 * own)],
         [[2 * own, 0], [4 * own, 0], [0, 0], [0, 0], [0, 0]],
-        [[p, 0] for p in powers(8 * own, rows)] + _alike(warps // row_warps),
+        [[p, 0] for p in powers(8 * own, rows)],
         [rows, taps],
     )
 

@@ -106,7 +106,6 @@ def _fused_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WARPS: tl.constexpr,
-    ROW_WARPS: tl.constexpr,
 ):
     # Where draws take registers what is turned costs more than it saves.
     PAIRED: tl.constexpr = not STOCHASTIC
@@ -153,17 +152,17 @@ def _fused_kernel(
     c_new, b_new, x_new, x_of_y, z = ask_for_tokens(
         conv_out_ptr + head * P, conv_out_ptr + H * P + group * N, stride_conv_token,
         z_ptr, stride_z_token, stride_z_dim, first_row, live,
-        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
+        P, N, G, T, HAS_Z, BLOCK_T, BLOCK_P, BLOCK_N, V, WARPS, PAIRED,
         is_by_sums(state_ptr.dtype.element_ty, T) or (not IN_SHARED and BLOCK_P <= 16),
     )  # fmt: skip
     loads_stay_ahead()
     x_past, b_past, dt_past = ask_for_history(
         x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, PAIRED,
     )  # fmt: skip
     loads_stay_ahead()
     state = ask_for_state(
-        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED
+        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, WARPS, PAIRED
     )
     zero = zero_after_loads()  # what products start from: none is before a load
 
@@ -173,7 +172,7 @@ def _fused_kernel(
         head, first_row, live, ring_start, held, flush, seed, layer, a, bias, skip, dt_min, dt_max,
         raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
         P, N, T, HEADS_PER_GROUP, RING_ROWS, PLANES, READ_C, HAS_DT_BIAS, HAS_D, HAS_Z, STOCHASTIC,
-        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS, PAIRED,
+        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, PAIRED,
     )  # fmt: skip
 
 

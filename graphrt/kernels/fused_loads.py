@@ -21,7 +21,7 @@ def ask_for_history(
     x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
     P: tl.constexpr, N: tl.constexpr, RING_ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr,
+    WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Return x [BLOCK_W, BLOCK_P], B [BLOCK_W, BLOCK_N] and dt [BLOCK_W], 0 after ``held``.
 
@@ -38,7 +38,7 @@ def ask_for_history(
         mask=(past < held)[:, None] & (n < N)[None, :],
         other=0.0,
     )
-    X: tl.constexpr = loaded_x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS, PAIRED)
+    X: tl.constexpr = loaded_x_layout(BLOCK_W, BLOCK_P, WARPS, PAIRED)
     past = gl.arange(0, BLOCK_W, layout=gl.SliceLayout(1, X))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, X))
     x = gl.load(
@@ -55,7 +55,7 @@ def ask_for_tokens(
     x_ptr, b_ptr, stride_token, z_ptr, stride_z_token, stride_z_dim, first_row, live,
     P: tl.constexpr, N: tl.constexpr, G: tl.constexpr, T: tl.constexpr, HAS_Z: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, V: tl.constexpr,
-    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr, UNMASKED: tl.constexpr,
+    WARPS: tl.constexpr, PAIRED: tl.constexpr, UNMASKED: tl.constexpr,
 ):  # fmt: skip
     """Return C and B [BLOCK_T, BLOCK_N]; x and, where y will be, x and z [BLOCK_T, BLOCK_P].
 
@@ -74,8 +74,8 @@ def ask_for_tokens(
     b_ptrs = b_ptr + token[:, None] * stride_token + n[None, :]
     c = gl.load(b_ptrs + G * N, mask=mask, other=0.0)
     b = gl.load(b_ptrs, mask=mask, other=0.0)
-    X: tl.constexpr = loaded_x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS, PAIRED)
-    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
+    X: tl.constexpr = loaded_x_layout(BLOCK_T, BLOCK_P, WARPS, PAIRED)
+    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
     x = _ask_for_x(x_ptr, stride_token, first_row, live, P, T, BLOCK_T, BLOCK_P, X)
     x_of_y = x
     if not PAIRED:
@@ -84,7 +84,7 @@ def ask_for_tokens(
     if HAS_Z:
         z = ask_for_z(
             z_ptr, stride_z_token, stride_z_dim, first_row, live,
-            P, T, BLOCK_T, BLOCK_P, WARPS, ROW_WARPS,
+            P, T, BLOCK_T, BLOCK_P, WARPS,
         )  # fmt: skip
     return c, b, x, x_of_y, z
 
@@ -105,10 +105,10 @@ def _ask_for_x(
 def ask_for_z(
     z_ptr, stride_token, stride_dim, first_row, live,
     P: tl.constexpr, T: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
-    WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
+    WARPS: tl.constexpr,
 ):  # fmt: skip
     """Return z [BLOCK_T, BLOCK_P] of this row and head, where y will be; 0 where not ``live``."""
-    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
+    Y: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
     token = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, Y))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, Y))
     z_ptrs = z_ptr + token[:, None] * stride_token + p[None, :] * stride_dim

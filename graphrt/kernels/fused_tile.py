@@ -38,7 +38,7 @@ from graphrt.kernels.precompute import softplus
 from graphrt.kernels.products import into_range_in_pairs
 from graphrt.kernels.renames import by_p, turned, x_rows
 from graphrt.kernels.row_cursors import ring_row
-from graphrt.kernels.state_tile import wait_for_state, where_it_waits
+from graphrt.kernels.state_tile import wait_for_state, waits_in_shared
 from graphrt.kernels.tensors import LayerCache, LayerWeights, Scratch
 from graphrt.kernels.token_rows import of_tokens, products_with_b
 from graphrt.kernels.tuning import FusedLaunch
@@ -62,8 +62,7 @@ def fused_tile(
     RING_ROWS: tl.constexpr, PLANES: tl.constexpr, READ_C: tl.constexpr,
     HAS_DT_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, STOCHASTIC: tl.constexpr,
     IN_SHARED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
-    BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr,
-    PAIRED: tl.constexpr,
+    BLOCK_N: tl.constexpr, V: tl.constexpr, WARPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Write ``out``, append to the rings, fold on a flush."""
     OF_HEAD: tl.constexpr = of_one_head_layout(WARPS)
@@ -88,7 +87,7 @@ def fused_tile(
     read_c, undo = into_range_in_pairs(c_new, READ_C, V, C)
 
     # The history grows: each x by who has it, dt by a head's first tile, B by its group's.
-    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
+    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
     of_y = gl.arange(0, BLOCK_T, layout=gl.SliceLayout(1, OUT))
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(0, OUT))
     mask_y = (of_y < T)[:, None] & (p < P)[None, :]
@@ -119,29 +118,25 @@ def fused_tile(
     products_past = of_tokens(products_with_b(c_new, b_past, zero, V, WARPS), BLOCK_T)
     causal_past = gain_past * gl.convert_layout(products_past, OF_PAST, assert_trivial=True)
     if PAIRED:
-        x_past = by_p(x_past, WARPS, ROW_WARPS, PAIRED)
-        x_new = by_p(x_new, WARPS, ROW_WARPS, PAIRED)
+        x_past = by_p(x_past, WARPS, PAIRED)
+        x_new = by_p(x_new, WARPS, PAIRED)
 
     # The outputs. Where x is turned the causal matrix meets it before the state is waited for: with
     # an fp32 state 0.05 to 0.1 us less at batch 1 to 4. Otherwise it takes up to 2 % longer.
-    BY_P: tl.constexpr = rows_are_of_p(state_ptr.dtype.element_ty, BLOCK_P, ROW_WARPS)
-    decay = decay_at(decay_over(total + cum_new), undo, OUT, WARPS, ROW_WARPS, BY_P)
+    BY_P: tl.constexpr = rows_are_of_p(state_ptr.dtype.element_ty, BLOCK_P, WARPS)
+    decay = decay_at(decay_over(total + cum_new), undo, OUT, WARPS, BY_P)
     if PAIRED:
-        within = causal_part(
-            causal_past, causal_new, x_past, x_new, PLANES, WARPS, ROW_WARPS, PAIRED, BY_P
-        )
+        within = causal_part(causal_past, causal_new, x_past, x_new, PLANES, WARPS, PAIRED, BY_P)
     wait_for_state(IN_SHARED)
     y = checkpoint_part(
-        state, read_c, zero, OUT, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS, PAIRED, BY_P,
+        state, read_c, zero, OUT, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, PAIRED, BY_P,
         is_by_sums(state_ptr.dtype.element_ty, T),
     )  # fmt: skip
     if not PAIRED:
-        within = causal_part(
-            causal_past, causal_new, x_past, x_new, PLANES, WARPS, ROW_WARPS, PAIRED, BY_P
-        )
+        within = causal_part(causal_past, causal_new, x_past, x_new, PLANES, WARPS, PAIRED, BY_P)
     y = outputs(
         y, within, decay, x_new, x_of_y, z, skip, live,
-        out_ptr.dtype.element_ty, OUT, HAS_D, HAS_Z, WARPS, ROW_WARPS, PAIRED, BY_P,
+        out_ptr.dtype.element_ty, OUT, HAS_D, HAS_Z, WARPS, PAIRED, BY_P,
     )  # fmt: skip
     gl.store(
         out_ptr + of_y[:, None] * stride_out_token + p[None, :] * stride_out_dim,
@@ -150,21 +145,21 @@ def fused_tile(
     )
 
     if flush:
-        TURNED: tl.constexpr = WARPS == ROW_WARPS and b_past.dtype.primitive_bitwidth == 16
+        TURNED: tl.constexpr = b_past.dtype.primitive_bitwidth == 16
         if TURNED:
             b_folded = turned(b_past, V)
         else:
             b_folded = b_of_history(
-                b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS
+                b_ring_ptr, ring_start, held, N, RING_ROWS, BLOCK_W, BLOCK_N, V, WARPS, WARPS
             )
-        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, ROW_WARPS, PAIRED)
+        X: tl.constexpr = x_layout(BLOCK_W, BLOCK_P, WARPS, WARPS, PAIRED)
         of_past = weight if IN_SHARED else _of_columns(weight, OF_PAST, False)
         fold_weight = gl.convert_layout(of_past, gl.SliceLayout(1, X))  # the same threads' rows
         fold(
             state_ptr,
             state,
             first_row,
-            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS, ROW_WARPS, PAIRED),
+            x_rows(x_past.to(gl.float32) * fold_weight[:, None], WARPS, WARPS, PAIRED),
             b_folded,
             decay_over(total),
             seed,
@@ -179,7 +174,7 @@ def fused_tile(
             WARPS,
             IN_SHARED,
             TURNED,
-            ROW_WARPS,
+            WARPS,
             PAIRED,
         )
 
@@ -224,9 +219,6 @@ def tile_constants(
     launch: FusedLaunch,
 ) -> dict[str, Any]:
     """Return the constants, and the options of a launch, that both fused kernels have."""
-    in_shared, warps, row_warps = where_it_waits(
-        launch, shape.state_dim, cache.state.element_size(), tokens
-    )
     return {
         "H": shape.heads,
         "P": shape.head_dim,
@@ -240,13 +232,12 @@ def tile_constants(
         "HAS_D": weights.D is not None,
         "HAS_Z": z is not None,
         "STOCHASTIC": stochastic,
-        "IN_SHARED": in_shared,
+        "IN_SHARED": waits_in_shared(launch, shape.state_dim, cache.state.element_size()),
         "BLOCK_P": launch.block_head_dim,
         "BLOCK_T": padded_tokens(tokens),
         "BLOCK_W": padded_window(window),
         "BLOCK_N": triton.next_power_of_2(shape.state_dim),
-        "WARPS": warps,
-        "ROW_WARPS": row_warps,
-        "num_warps": warps,
+        "WARPS": launch.num_warps,
+        "num_warps": launch.num_warps,
         **NO_CONTRACTION,
     }

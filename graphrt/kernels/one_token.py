@@ -58,7 +58,9 @@ def read_out_by_sums(
     OF_G: tl.constexpr = rows_of_g_layout(ROWS, COLUMNS, V, WARPS, ROW_WARPS)
     total = gl.zeros([ROWS // 8, 8, COLUMNS], gl.float32, OF_G)
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, PAIRED)
+        tile = state_columns(
+            state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, ROW_WARPS, PAIRED
+        )
         rows = gl.permute(gl.reshape(tile, [ROW_WARPS, 8 // E, OWN, E, COLUMNS]), [0, 2, 1, 3, 4])
         rows = gl.reshape(rows, [ROWS // 8, 8, COLUMNS])
         rows = gl.convert_layout(rows, OF_G, assert_trivial=True)

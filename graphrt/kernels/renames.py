@@ -110,23 +110,21 @@ def turned(b, V: tl.constexpr):
 
 
 @jit
-def by_p(x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr):
+def by_p(x, WARPS: tl.constexpr, PAIRED: tl.constexpr):
     """Return x [tokens or history, rows of P], in an `out_layout`, in an `x_layout`."""
-    TO: tl.constexpr = x_layout(x.shape[0], x.shape[1], WARPS, ROW_WARPS, PAIRED)
-    return gl.convert_layout(_turned_over(x, WARPS, ROW_WARPS, PAIRED, True), TO)
+    TO: tl.constexpr = x_layout(x.shape[0], x.shape[1], WARPS, WARPS, PAIRED)
+    return gl.convert_layout(_turned_over(x, WARPS, PAIRED, True), TO)
 
 
 @jit
-def by_token(y, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr):
+def by_token(y, WARPS: tl.constexpr, PAIRED: tl.constexpr):
     """Return y [tokens, rows of P], in an `x_layout`, in an `out_layout`."""
-    TO: tl.constexpr = out_layout(y.shape[0], y.shape[1], WARPS, ROW_WARPS)
-    return gl.convert_layout(_turned_over(y, WARPS, ROW_WARPS, PAIRED, False), TO)
+    TO: tl.constexpr = out_layout(y.shape[0], y.shape[1], WARPS)
+    return gl.convert_layout(_turned_over(y, WARPS, PAIRED, False), TO)
 
 
 @jit
-def _turned_over(
-    x, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, PAIRED: tl.constexpr, BY_TOKEN: tl.constexpr
-):
+def _turned_over(x, WARPS: tl.constexpr, PAIRED: tl.constexpr, BY_TOKEN: tl.constexpr):
     """Return 16-bit x turned by an instruction; what is wider as it is.
 
     As in `turned` the names follow: of j = (i, g) and p = (q, f, e), with two e where PAIRED and
@@ -137,10 +135,10 @@ def _turned_over(
     found = x
     if x.dtype.primitive_bitwidth == 16 and not INTERPRETED:
         E: tl.constexpr = in_turn(PAIRED)
-        OWN: tl.constexpr = P // (8 * ROW_WARPS)
-        AS_TAKEN: tl.constexpr = turned_layout(J, P, WARPS, ROW_WARPS, PAIRED, BY_TOKEN)
+        OWN: tl.constexpr = P // (8 * WARPS)
+        AS_TAKEN: tl.constexpr = turned_layout(J, P, WARPS, PAIRED, BY_TOKEN)
         found = turned_blocks(gl.convert_layout(x, AS_TAKEN, assert_trivial=True))
-        apart = gl.reshape(found, [J // 8, 4, 2 // E, E, ROW_WARPS, 4, 2 // E, OWN, E])
+        apart = gl.reshape(found, [J // 8, 4, 2 // E, E, WARPS, 4, 2 // E, OWN, E])
         found = gl.reshape(gl.permute(apart, [0, 5, 6, 8, 4, 1, 2, 7, 3]), [J, P])
     return found
 

@@ -144,7 +144,6 @@ def _single_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WARPS: tl.constexpr,
-    ROW_WARPS: tl.constexpr,
 ):
     signal_consumer(SIGNAL and not WAIT)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
@@ -166,8 +165,8 @@ def _single_kernel(
         conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, of_bc, n < N,
         WIDTH, HAS_CONV_BIAS, OF_BC, gl.SliceLayout(1, OF_BC),
     )  # fmt: skip
-    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS)
-    OF_X: tl.constexpr = taps_of_out_layout(BLOCK_P, WIDTH, WARPS, ROW_WARPS)
+    OUT: tl.constexpr = out_layout(BLOCK_T, BLOCK_P, WARPS)
+    OF_X: tl.constexpr = taps_of_out_layout(BLOCK_P, WIDTH, WARPS)
     p = first_row + gl.arange(0, BLOCK_P, layout=gl.SliceLayout(1, OF_X))
     x_bias, x_taps = taps_together(
         conv_weight_ptr, stride_weight_channel, stride_weight_tap, conv_bias_ptr, head * P + p,
@@ -208,7 +207,7 @@ def _single_kernel(
         bc_old, x_old, x_past, b_past, dt_past, state = _ask_for_caches(
             conv_ring_ptr, stride_conv_row, conv_pos, of_bc, mask_n, of_x, of_y, mask_y,
             state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held, live,
-            P, N, WIDTH, CONV_ROWS, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+            P, N, WIDTH, CONV_ROWS, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS,
             IN_SHARED,
         )  # fmt: skip
         wait_for_producer(WAIT)
@@ -223,14 +222,14 @@ def _single_kernel(
     if HAS_Z:
         z = ask_for_z(
             z_ptr, stride_z_token, stride_z_dim, first_row, live,
-            P, T, BLOCK_T, BLOCK_P, WARPS, ROW_WARPS,
+            P, T, BLOCK_T, BLOCK_P, WARPS,
         )  # fmt: skip
     loads_stay_ahead()
     if not BEHIND:
         bc_old, x_old, x_past, b_past, dt_past, state = _ask_for_caches(
             conv_ring_ptr, stride_conv_row, conv_pos, of_bc, mask_n, of_x, of_y, mask_y,
             state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held, live,
-            P, N, WIDTH, CONV_ROWS, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS,
+            P, N, WIDTH, CONV_ROWS, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS,
             IN_SHARED,
         )  # fmt: skip
     zero = zero_after_loads()
@@ -252,7 +251,7 @@ def _single_kernel(
     c_new = gl.convert_layout(columns_from(bc, BLOCK_N, BLOCK_N), C, assert_trivial=True)
     x_of_y = convolved(x_seen, x_bias[None, :], x_taps, 0, WIDTH, True)
     x_of_y = gl.where((of_y < T)[:, None], x_of_y, 0.0).to(ACT)
-    x_new = gl.convert_layout(x_of_y, x_layout(BLOCK_T, BLOCK_P, WARPS, ROW_WARPS))
+    x_new = gl.convert_layout(x_of_y, x_layout(BLOCK_T, BLOCK_P, WARPS, WARPS))
     gl.store(
         conv_ring_ptr
         + ring_row(conv_pos + of_y, CONV_ROWS)[:, None] * stride_conv_row
@@ -270,7 +269,7 @@ def _single_kernel(
         head, first_row, live, ring_start, held, flush, seed, layer, a, bias, skip, dt_min, dt_max,
         raw, c_new, b_new, x_new, x_of_y, z, x_past, b_past, dt_past, state, zero,
         P, N, T, HEADS_PER_GROUP, RING_ROWS, PLANES, READ_C, HAS_DT_BIAS, HAS_D, HAS_Z, STOCHASTIC,
-        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, ROW_WARPS, False,
+        IN_SHARED, BLOCK_P, BLOCK_T, BLOCK_W, BLOCK_N, V, WARPS, False,
     )  # fmt: skip
 
 
@@ -280,7 +279,7 @@ def _ask_for_caches(
     state_ptr, x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held, live,
     P: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, CONV_ROWS: tl.constexpr,
     RING_ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
-    V: tl.constexpr, WARPS: tl.constexpr, ROW_WARPS: tl.constexpr, IN_SHARED: tl.constexpr,
+    V: tl.constexpr, WARPS: tl.constexpr, IN_SHARED: tl.constexpr,
 ):  # fmt: skip
     """Return old inputs of B and C, and of x by taps; x, B and dt of the history; the state."""
     bc_old = ask_for_past_inputs(
@@ -292,11 +291,11 @@ def _ask_for_caches(
     loads_stay_ahead()
     x_past, b_past, dt_past = ask_for_history(
         x_ring_ptr, b_ring_ptr, dt_ring_ptr, first_row, ring_start, held,
-        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, ROW_WARPS, False,
+        P, N, RING_ROWS, BLOCK_W, BLOCK_P, BLOCK_N, V, WARPS, False,
     )  # fmt: skip
     loads_stay_ahead()
     state = ask_for_state(
-        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, ROW_WARPS
+        state_ptr, first_row, live, P, N, BLOCK_P, BLOCK_N, V, WARPS, IN_SHARED, WARPS
     )
     return bc_old, x_old, x_past, b_past, dt_past, state
 

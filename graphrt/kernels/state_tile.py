@@ -2,33 +2,25 @@
 """The tile of the state that a program works on: asked for before the wait, used after it.
 
 Where it waits is a matter of room. In registers it is there at once. In shared memory it leaves
-registers to others, so that more programs have their states on the way, and several warps can each
-take what they need.
+registers to others, so that more programs have their states on the way, and the warps of a state
+update can each take what they need.
 """
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
-from graphrt.kernels.fragments import in_turn, lines_layout, most_warps, slots_layout, state_layout
+from graphrt.kernels.fragments import in_turn, lines_layout, slots_layout, state_layout
 from graphrt.kernels.gluon import fetch, fetched, gl, jit, part, put
 from graphrt.kernels.renames import columns_from
 from graphrt.kernels.tuning import FusedLaunch, StateUpdateLaunch
 
 
-def where_it_waits(
-    launch: StateUpdateLaunch | FusedLaunch, state_dim: int, element_size: int, tokens: int
-) -> tuple[bool, int, int]:
-    """Return whether a state waits in shared memory, a program's warps, and how many share rows.
-
-    What ``launch`` says, where cp.async can copy a row's elements, and warps have columns to share.
-    """
-    if launch.num_warps > 1 and not launch.in_shared:
-        return False, launch.num_warps, launch.num_warps
-    in_shared = launch.in_shared and state_dim * element_size % 4 == 0  # as cp.async copies
-    most = most_warps(triton.next_power_of_2(state_dim), 8 * element_size, tokens)
-    return in_shared, min(launch.num_warps, most) if in_shared else 1, 1
+def waits_in_shared(
+    launch: StateUpdateLaunch | FusedLaunch, state_dim: int, element_size: int
+) -> bool:
+    """Return whether a state waits in shared memory: as ``launch`` says, if a row can be copied."""
+    return launch.in_shared and state_dim * element_size % 4 == 0  # as cp.async copies
 
 
 @jit
@@ -53,11 +45,10 @@ def ask_for_state(
     Shared memory, or a tile [ROWS, BLOCK_N] in registers: for `state_columns`.
     """
     if IN_SHARED:
-        OWN: tl.constexpr = ROWS // 8
-        LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-        p, n = _by_lines(LOADS, OWN, V, WARPS, PAIRED)
+        LOADS: tl.constexpr = ROWS // 8 * BLOCK_N // (4 * V)
+        p, n = _by_lines(LOADS, ROWS, V, WARPS, ROW_WARPS, PAIRED)
         # The halves of a line, copied at once, lie in different banks.
-        BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, OWN, 2, [1, 0])
+        BANKS: tl.constexpr = gl.SwizzledSharedLayout(4 * V, ROWS // 8, 2, [1, 0])
         state = gl.allocate_shared_memory(state_ptr.dtype.element_ty, [LOADS, 32 * V], BANKS)
         p += first_row
         fetch(state, state_ptr + p * N + n, (p < P) & (n < N) & live)
@@ -72,19 +63,21 @@ def ask_for_state(
 @jit
 def _by_lines(
     LOADS: tl.constexpr,
-    OWN: tl.constexpr,
+    ROWS: tl.constexpr,
     V: tl.constexpr,
     WARPS: tl.constexpr,
+    ROW_WARPS: tl.constexpr,
     PAIRED: tl.constexpr,
 ):
     """Return the row of P and the column of N of each element of shared memory, [LOADS, 32 V]."""
-    LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS, PAIRED)
+    OWN: tl.constexpr = ROWS // (8 * ROW_WARPS)
+    LINES: tl.constexpr = lines_layout(LOADS, OWN, V, WARPS, ROW_WARPS, PAIRED)
     load = gl.arange(0, LOADS, layout=gl.SliceLayout(1, LINES))[:, None]
     place = gl.arange(0, 32 * V, layout=gl.SliceLayout(0, LINES))[None, :]
-    group, own = place // (4 * V), load % OWN
+    group, own, warp = place // (4 * V), load % OWN, load // OWN % ROW_WARPS
     E: tl.constexpr = in_turn(PAIRED)
-    p = group // E * (E * OWN) + own * E + group % E
-    return p, load // OWN * (4 * V) + place % (4 * V)
+    p = warp * (8 * OWN) + group // E * (E * OWN) + own * E + group % E
+    return p, load // (OWN * ROW_WARPS) * (4 * V) + place % (4 * V)
 
 
 @jit
@@ -104,6 +97,7 @@ def state_columns(
     WARPS: tl.constexpr,
     WHOLE: tl.constexpr,
     IN_SHARED: tl.constexpr,
+    ROW_WARPS: tl.constexpr,
     PAIRED: tl.constexpr = False,
 ):
     """Return COLUMNS columns of the tile from FIRST on, [ROWS, COLUMNS].
@@ -111,15 +105,15 @@ def state_columns(
     WHOLE: for every warp all of them, not its share.
     """
     if IN_SHARED:
-        OWN: tl.constexpr = ROWS // 8
+        OWN: tl.constexpr = ROWS // (8 * ROW_WARPS)
         LINE: tl.constexpr = max(COLUMNS, 8 * V)
-        LOADS: tl.constexpr = OWN * LINE // (4 * V)
-        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, WHOLE)
+        LOADS: tl.constexpr = ROWS // 8 * LINE // (4 * V)
+        SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, WHOLE, ROW_WARPS)
         slots = part(state, LOADS * (FIRST // LINE), LOADS, SLOTS)
         E: tl.constexpr = in_turn(PAIRED)
-        apart = gl.reshape(slots, [LINE // (4 * V), OWN, 8 // E, E, 4 * V])
-        tile = gl.reshape(gl.permute(apart, [2, 1, 3, 0, 4]), [ROWS, LINE])
-        TILE: tl.constexpr = state_layout(ROWS, LINE, V, WARPS, WHOLE, 1, PAIRED)
+        apart = gl.reshape(slots, [LINE // (4 * V), ROW_WARPS, OWN, 8 // E, E, 4 * V])
+        tile = gl.reshape(gl.permute(apart, [1, 3, 2, 4, 0, 5]), [ROWS, LINE])
+        TILE: tl.constexpr = state_layout(ROWS, LINE, V, WARPS, WHOLE, ROW_WARPS, PAIRED)
         columns = columns_from(
             gl.convert_layout(tile, TILE, assert_trivial=True), FIRST % LINE, COLUMNS
         )
@@ -129,15 +123,22 @@ def state_columns(
 
 
 @jit
-def put_columns(state, tile, FIRST: tl.constexpr, V: tl.constexpr, PAIRED: tl.constexpr):
-    """Put COLUMNS columns of a warp's tile, [ROWS, COLUMNS], where they lie in shared memory."""
-    OWN: tl.constexpr = tile.shape[0] // 8
+def put_columns(
+    state,
+    tile,
+    FIRST: tl.constexpr,
+    V: tl.constexpr,
+    WARPS: tl.constexpr,
+    PAIRED: tl.constexpr,
+):
+    """Put COLUMNS columns of a tile [ROWS, COLUMNS], whose rows all warps share, where they lie."""
+    OWN: tl.constexpr = tile.shape[0] // (8 * WARPS)
     COLUMNS: tl.constexpr = tile.shape[1]
-    LOADS: tl.constexpr = OWN * COLUMNS // (4 * V)
-    SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, 1, True)
+    LOADS: tl.constexpr = tile.shape[0] // 8 * COLUMNS // (4 * V)
+    SLOTS: tl.constexpr = slots_layout(LOADS, OWN, V, WARPS, True, WARPS)
     E: tl.constexpr = in_turn(PAIRED)
-    apart = gl.reshape(tile, [8 // E, OWN, E, COLUMNS // (4 * V), 4 * V])
-    slots = gl.reshape(gl.permute(apart, [3, 1, 0, 2, 4]), [LOADS, 32 * V])
+    apart = gl.reshape(tile, [WARPS, 8 // E, OWN, E, COLUMNS // (4 * V), 4 * V])
+    slots = gl.reshape(gl.permute(apart, [4, 0, 2, 1, 3, 5]), [LOADS, 32 * V])
     slots = gl.convert_layout(slots, SLOTS, assert_trivial=True)
     put(state, LOADS * (FIRST // COLUMNS), slots)
 
@@ -154,12 +155,13 @@ def store_state(
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     V: tl.constexpr,
+    WARPS: tl.constexpr,
     PAIRED: tl.constexpr,
 ):
-    """Store a warp's tile from shared memory, from ``first_row`` on, by whole lines."""
-    OWN: tl.constexpr = ROWS // 8
-    LOADS: tl.constexpr = OWN * BLOCK_N // (4 * V)
-    p, n = _by_lines(LOADS, OWN, V, 1, PAIRED)
+    """Store a tile whose rows all warps share, from ``first_row`` on, by whole lines."""
+    OWN: tl.constexpr = ROWS // (8 * WARPS)
+    LOADS: tl.constexpr = ROWS // 8 * BLOCK_N // (4 * V)
+    p, n = _by_lines(LOADS, ROWS, V, WARPS, WARPS, PAIRED)
     p += first_row
-    tile = part(state, 0, LOADS, lines_layout(LOADS, OWN, V, 1, PAIRED))
+    tile = part(state, 0, LOADS, lines_layout(LOADS, OWN, V, WARPS, WARPS, PAIRED))
     gl.store(state_ptr + p * N + n, tile, mask=(p < P) & (n < N))

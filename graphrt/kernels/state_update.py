@@ -22,7 +22,14 @@ from torch import Tensor
 from graphrt.config import ChainShape, PdlLinks
 from graphrt.kernels.compiled import NO_CONTRACTION, Compiled
 from graphrt.kernels.fold import b_of_history, fold
-from graphrt.kernels.fragments import c_layout, causal_layout, product_layout, vector, x_layout
+from graphrt.kernels.fragments import (
+    c_layout,
+    causal_layout,
+    most_warps,
+    product_layout,
+    vector,
+    x_layout,
+)
 from graphrt.kernels.gluon import gl, jit
 from graphrt.kernels.one_token import for_rows, is_by_sums, read_out_by_sums
 from graphrt.kernels.pdl import signal_consumer, wait_for_producer
@@ -37,7 +44,7 @@ from graphrt.kernels.row_cursors import (
     row_cursor,
     row_seed,
 )
-from graphrt.kernels.state_tile import ask_for_state, wait_for_state, where_it_waits
+from graphrt.kernels.state_tile import ask_for_state, wait_for_state, waits_in_shared
 from graphrt.kernels.tensors import LayerCache, LayerInputs, LayerWeights, Scratch
 from graphrt.kernels.token_columns import read_out, x_times_causal
 from graphrt.kernels.tuning import StateUpdateLaunch
@@ -293,7 +300,9 @@ def state_update(
     z = inputs.z
     block = launch.block_head_dim
     element = cache.state.element_size()
-    in_shared, warps, _ = where_it_waits(launch, shape.state_dim, element, tokens)
+    in_shared = waits_in_shared(launch, shape.state_dim, element)
+    most = most_warps(triton.next_power_of_2(shape.state_dim), 8 * element, tokens)
+    warps = min(launch.num_warps, most) if in_shared else 1
     grid = (shape.heads * triton.cdiv(shape.head_dim, block), rows)
     return _state_update_kernel[grid](
         scratch.conv_out,

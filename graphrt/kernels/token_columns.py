@@ -40,7 +40,9 @@ def read_out(
     COLUMNS: tl.constexpr = multiplied_at_once(BLOCK_N, V)
     PRODUCT: tl.constexpr = rows_of_p_layout(WARPS, ROW_WARPS)
     for FIRST in gl.static_range(0, BLOCK_N, COLUMNS):
-        tile = state_columns(state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, PAIRED)
+        tile = state_columns(
+            state, FIRST, ROWS, COLUMNS, V, WARPS, True, IN_SHARED, ROW_WARPS, PAIRED
+        )
         rows = rows_of_product(tile, ROW_WARPS, PAIRED)
         columns = gl.permute(columns_from(c, FIRST, COLUMNS), [1, 0])
         high, low = product_apart(

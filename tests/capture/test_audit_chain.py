@@ -105,7 +105,7 @@ def test_the_shipped_chain_is_acquitted(
         (RANK, ALL, 90, SMALL),
         (RANK, ALL, 90, LARGE),
         (RANK, ALL, 100, LARGE),
-        (STOCHASTIC, ALL, 90, FusedLaunch(16, 4, in_shared=True)),
+        (STOCHASTIC, ALL, 90, FusedLaunch(64, 4, in_shared=True)),
         (BARE, ALL, 90, SMALL),
         (BASE, ALL, 90, SMALL),
         (RANK, INNER, 90, SMALL),
@@ -132,13 +132,13 @@ def test_the_fused_chain_is_acquitted(
     ("case", "capability", "launch"),
     [
         (RANK, 90, BY_ROWS),
-        (RANK, 90, FusedLaunch(16, 4, in_shared=True)),
+        (RANK, 90, FusedLaunch(32, 2, in_shared=True)),
         (RANK, 100, BY_ROWS),
         (STOCHASTIC, 90, FusedLaunch(32, 2)),
         (BARE, 90, BY_ROWS),
         (BASE, 90, FusedLaunch(32, 2)),
     ],
-    ids=["by_rows", "by_columns", "sm_100", "stochastic", "bare", "fp32"],
+    ids=["by_rows", "in_shared", "sm_100", "stochastic", "bare", "fp32"],
 )
 def test_the_chain_of_one_kernel_a_layer_is_acquitted(
     case: Case, capability: int, launch: FusedLaunch

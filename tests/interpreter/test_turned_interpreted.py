@@ -29,15 +29,12 @@ def _turn(b_ptr, out_ptr, W: tl.constexpr, N: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def _turn_over(
-    x_ptr, out_ptr, W: tl.constexpr, P: tl.constexpr, ROW_WARPS: tl.constexpr,
+    x_ptr, out_ptr, W: tl.constexpr, P: tl.constexpr, WARPS: tl.constexpr,
     PAIRED: tl.constexpr, BY_TOKEN: tl.constexpr,
 ):  # fmt: skip
     at = tl.arange(0, W)[:, None] * P + tl.arange(0, P)[None, :]
     x = tl.load(x_ptr + at)
-    if BY_TOKEN:
-        x = by_token(x, ROW_WARPS, ROW_WARPS, PAIRED)
-    else:
-        x = by_p(x, ROW_WARPS, ROW_WARPS, PAIRED)
+    x = by_token(x, WARPS, PAIRED) if BY_TOKEN else by_p(x, WARPS, PAIRED)
     tl.store(out_ptr + at, x)
 
 
@@ -66,9 +63,9 @@ def of_b(tokens: int, columns: int, v: int) -> Registers:
     ]
 
 
-def of_x(tokens: int, rows: int, row_warps: int, paired: bool, by_token: bool) -> Registers:
+def of_x(tokens: int, rows: int, warps: int, paired: bool, by_token: bool) -> Registers:
     """Return what lanes hold of x [tokens, rows] by an `x_layout` if ``by_token``, or as loaded."""
-    own = rows // (8 * row_warps)
+    own = rows // (8 * warps)
 
     def p(g: int, f: int) -> int:
         return g // 2 * 2 * own + 2 * f + g % 2 if paired else g * own + f
@@ -80,7 +77,7 @@ def of_x(tokens: int, rows: int, row_warps: int, paired: bool, by_token: bool) -
             first, second = ((8 * i + g, 8 * own * w + p(2 * t + e, f)) for e in range(2))
         return first, second
 
-    places = list(product(range(tokens // 8), range(row_warps), range(own)))
+    places = list(product(range(tokens // 8), range(warps), range(own)))
     return lambda g, t: [pair(i, w, f, g, t) for i, w, f in places]
 
 
@@ -110,18 +107,18 @@ def test_an_element_of_b_keeps_its_name(
 @pytest.mark.parametrize("by_token", [False, True])
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(
-    ("tokens", "rows", "row_warps"), [(8, 32, 1), (16, 8, 1), (16, 64, 1), (8, 16, 2), (16, 64, 4)]
+    ("tokens", "rows", "warps"), [(8, 32, 1), (16, 8, 1), (16, 64, 1), (8, 16, 2), (16, 64, 4)]
 )
 def test_an_element_of_x_keeps_its_name(
     tokens: int,
     rows: int,
-    row_warps: int,
+    warps: int,
     paired: bool,
     by_token: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    held = of_x(tokens, rows, row_warps, paired, by_token)
+    held = of_x(tokens, rows, warps, paired, by_token)
     check_names(
         _turn_over, (tokens, rows), held, monkeypatch,
-        ROW_WARPS=row_warps, PAIRED=paired, BY_TOKEN=by_token,
+        WARPS=warps, PAIRED=paired, BY_TOKEN=by_token,
     )  # fmt: skip

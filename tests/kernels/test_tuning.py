@@ -4,7 +4,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,6 @@ def test_every_bucket_finds_a_configuration_that_triton_takes(shape: ChainShape)
     ("kind", "rows", "least"),
     [
         (StateUpdateLaunch, 8, 16),
-        (partial(FusedLaunch, in_shared=True), 8, 16),
         (FusedLaunch, 4, 8),
     ],
 )
@@ -65,19 +63,18 @@ def test_fewer_rows_than_a_warp_needs_are_refused(
         kind(rows)
 
 
-@pytest.mark.parametrize("kind", [StateUpdateLaunch, FusedLaunch])
-def test_warps_without_a_state_to_share_are_refused(kind: type) -> None:
-    assert kind(16, 4, in_shared=True).num_warps == 4
+def test_warps_without_a_state_to_share_are_refused() -> None:
+    assert StateUpdateLaunch(16, 4, in_shared=True).num_warps == 4
     with pytest.raises(ConfigError, match=r"num_warps=4: .*; .*set in_shared"):
-        kind(16, 4)
-
-
-def test_warps_that_share_rows_have_8_each() -> None:
-    assert FusedLaunch(64, 4) and FusedLaunch(32, 4) and FusedLaunch(8)
-    with pytest.raises(ConfigError, match=r"num_warps=4: .* have 8 each; use fewer"):
-        FusedLaunch(16, 4)
-    with pytest.raises(ConfigError, match="several warps share a state in shared memory"):
         StateUpdateLaunch(64, 4)
+
+
+@pytest.mark.parametrize("in_shared", [False, True])
+def test_warps_that_share_rows_have_8_each(in_shared: bool) -> None:
+    for rows, warps in ((64, 4), (32, 4), (8, 1)):
+        assert FusedLaunch(rows, warps, in_shared).num_warps == warps
+    with pytest.raises(ConfigError, match=r"num_warps=4: a warp has 8 rows; use fewer"):
+        FusedLaunch(16, 4, in_shared)
 
 
 def test_look_up_is_pure() -> None:
@@ -194,7 +191,7 @@ def test_an_architecture_reads_its_own_table(
                 "max_registers": 96,
             },
             "fused": {
-                "block_head_dim": 16,
+                "block_head_dim": 32,
                 "num_warps": 4,
                 "in_shared": True,
             },

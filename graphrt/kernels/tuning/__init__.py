@@ -73,15 +73,20 @@ class StateUpdateLaunch:
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a product lacks rows, or warps the memory that they share."""
-        _check_tile(self.block_head_dim, self.num_warps, self.in_shared)
+        if self.block_head_dim < 16:
+            rule = "a product has 16 rows"
+            raise ConfigError(sentence("block_head_dim", self.block_head_dim, rule, "use 16"))
+        if self.num_warps > 1 and not self.in_shared:
+            rule = "several warps share a state in shared memory"
+            raise ConfigError(sentence("num_warps", self.num_warps, rule, "set in_shared"))
 
 
 @dataclass(frozen=True, slots=True)
 class FusedLaunch:
-    """fused, and single: as `StateUpdateLaunch`, but for what several warps share.
+    """fused, and single: the rows of P of one head that a program handles, and its warps.
 
-    In shared memory they share a fold's columns, whose B is loaded when it is wanted. In registers
-    they share the rows of P, 8 or more each, and what single convolves.
+    block_head_dim: a power of 2. num_warps: they share the rows, 8 or more each, and what single
+    convolves. in_shared: the state waits in shared memory, not in registers.
     """
 
     block_head_dim: int
@@ -90,25 +95,11 @@ class FusedLaunch:
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a warp lacks rows."""
-        if self.in_shared:
-            _check_tile(self.block_head_dim, self.num_warps, True)
-        elif self.block_head_dim < 8:
-            rule = "a warp has 8 rows"
+        rule = "a warp has 8 rows"
+        if self.block_head_dim < 8:
             raise ConfigError(sentence("block_head_dim", self.block_head_dim, rule, "use 8"))
-        elif self.block_head_dim < 8 * self.num_warps:
-            rule = "warps that share rows have 8 each"
-            raise ConfigError(
-                sentence("num_warps", self.num_warps, rule, "use fewer, or set in_shared")
-            )
-
-
-def _check_tile(block_head_dim: int, num_warps: int, in_shared: bool) -> None:
-    if block_head_dim < 16:
-        rule = "a product has 16 rows"
-        raise ConfigError(sentence("block_head_dim", block_head_dim, rule, "use 16"))
-    if num_warps > 1 and not in_shared:
-        rule = "several warps share a state in shared memory"
-        raise ConfigError(sentence("num_warps", num_warps, rule, "set in_shared"))
+        if self.block_head_dim < 8 * self.num_warps:
+            raise ConfigError(sentence("num_warps", self.num_warps, rule, "use fewer"))
 
 
 @dataclass(frozen=True, slots=True)
